@@ -1,0 +1,197 @@
+"""Scaled dot-product attention: one function, several ways to compute it.
+
+At the latent resolution of VAE-D4 a 512 px image has 16,384 tokens. Their score matrix would take
+5 GiB for five heads in float32, so every backend used for long sequences works in blocks.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+# Up to this many scores a head the plain formula is as fast as any and its matrix is small.
+_PLAIN_SCORES = 1 << 20
+_QUERY_BLOCK = 256
+_KEY_BLOCK = 512
+_FLASH_LENGTH_MULTIPLE = 128  # what the Pallas TPU kernel wants
+
+BACKENDS = ("auto", "plain", "blockwise", "cudnn", "pallas")
+
+
+def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
+    """Computes softmax(query key^T / sqrt(D)) value.
+
+    Args:
+      query: [B, Nq, heads, D] float32 or bfloat16.
+      key, value: [B, Nk, heads, D], same dtype.
+      causal: position i sees keys 0..i only. Always computed by the plain formula (the text
+        encoder's 77 tokens).
+      backend: "plain" builds the score matrix; "blockwise" is the online softmax in XLA, for any
+        platform; "cudnn" is cuDNN's flash attention (NVIDIA, 16 bit); "pallas" is the TPU flash
+        kernel; "auto" picks by platform, sequence length and dtype.
+
+    Returns: [B, Nq, heads, D] in the dtype of `query`. The softmax is float32 in every backend.
+    Raises: ValueError for an unknown backend, or `causal` with another backend than plain.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend {backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend == "auto":
+        plain = causal or query.shape[1] * key.shape[1] <= _PLAIN_SCORES
+        backend = "plain" if plain else _long_sequence_backend(query.dtype)
+    if causal and backend != "plain":
+        raise ValueError("causal attention is implemented by the plain backend only")
+    if backend == "plain":
+        return _plain(query, key, value, causal)
+    if backend == "cudnn":
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    if backend == "pallas":
+        return _pallas_flash(query, key, value)
+    return _blockwise(query, key, value)
+
+
+def _long_sequence_backend(dtype):
+    platform = jax.default_backend()
+    if platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16):
+        return "cudnn"
+    return "pallas" if platform == "tpu" else "blockwise"
+
+
+def _plain(query, key, value, causal):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores / math.sqrt(query.shape[-1])
+    if causal:
+        visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+        scores = jnp.where(visible, scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def _blockwise(query, key, value):
+    """Online softmax, one head and one block of queries at a time.
+
+    The forward pass keeps the logarithm of each row's normaliser, and the backward pass recomputes
+    the scores from it block by block, so neither direction holds more than one block of scores.
+    """
+    batch, num_queries, heads, width = query.shape
+    num_keys = key.shape[1]
+    scale = 1 / math.sqrt(width)
+    # [B, N, heads, D] -> [B * heads, N, D]
+    flat = [jnp.moveaxis(x, 2, 1).reshape(batch * heads, -1, width) for x in (query, key, value)]
+    attend = functools.partial(_attend_one_head, num_keys)
+    out = jax.lax.map(lambda qkv: attend(qkv[0] * scale, qkv[1], qkv[2]), tuple(flat))
+    return jnp.moveaxis(out.reshape(batch, heads, num_queries, width), 1, 2)
+
+
+def _blocks(x, size):
+    """[N, D] -> [blocks, size, D], zero-padded at the end."""
+    pad = -x.shape[0] % size
+    return jnp.pad(x, ((0, pad), (0, 0))).reshape(-1, size, x.shape[1])
+
+
+def _scores(query, key, index, num_keys):
+    """Scores [q, k] float32 of one block pair; keys beyond `num_keys` (padding) get -inf."""
+    scores = jnp.einsum("qd,kd->qk", query, key, preferred_element_type=jnp.float32)
+    position = index * key.shape[0] + jnp.arange(key.shape[0])
+    return jnp.where(position[None, :] < num_keys, scores, -jnp.inf)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_one_head(num_keys, query, key, value):
+    return _attend_forward(num_keys, query, key, value)[0]
+
+
+def _attend_forward(num_keys, query, key, value):
+    key_blocks, value_blocks = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
+    indices = jnp.arange(key_blocks.shape[0])
+
+    def one_query_block(q):
+        def step(carry, block):
+            running_max, total, weighted = carry
+            k, v, index = block
+            scores = _scores(q, k, index, num_keys)
+            new_max = jnp.maximum(running_max, scores.max(axis=1))
+            weights = jnp.exp(scores - new_max[:, None])
+            shrink = jnp.exp(running_max - new_max)
+            total = total * shrink + weights.sum(axis=1)
+            product = jnp.einsum(
+                "qk,kd->qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+            )
+            return (new_max, total, weighted * shrink[:, None] + product), None
+
+        start = (
+            jnp.full(q.shape[0], -jnp.inf, jnp.float32),
+            jnp.zeros(q.shape[0], jnp.float32),
+            jnp.zeros(q.shape, jnp.float32),
+        )
+        (top, total, weighted), _ = jax.lax.scan(step, start, (key_blocks, value_blocks, indices))
+        return (weighted / total[:, None]).astype(q.dtype), top + jnp.log(total)
+
+    out, log_total = jax.lax.map(one_query_block, _blocks(query, _QUERY_BLOCK))
+    out = out.reshape(-1, query.shape[1])[: query.shape[0]]
+    return out, (query, key, value, out, log_total)
+
+
+def _attend_backward(num_keys, residuals, grad_out):
+    query, key, value, out, log_total = residuals
+    key_blocks, value_blocks = _blocks(key, _KEY_BLOCK), _blocks(value, _KEY_BLOCK)
+    indices = jnp.arange(key_blocks.shape[0])
+    # d softmax: each row's gradient of the scores sums to zero; `row_mean` is what to subtract.
+    row_mean = jnp.einsum("qd,qd->q", grad_out, out, preferred_element_type=jnp.float32)
+    row_mean_blocks = _blocks(row_mean[:, None], _QUERY_BLOCK)[..., 0]
+
+    def one_query_block(carry, block):
+        q, log_z, grad, mean = block
+
+        def step(dq, key_block):
+            k, v, index = key_block
+            weights = jnp.exp(_scores(q, k, index, num_keys) - log_z[:, None])
+            dv = jnp.einsum("qk,qd->kd", weights, grad, preferred_element_type=jnp.float32)
+            dweights = jnp.einsum("qd,kd->qk", grad, v, preferred_element_type=jnp.float32)
+            dscores = weights * (dweights - mean[:, None])
+            dk = jnp.einsum("qk,qd->kd", dscores, q, preferred_element_type=jnp.float32)
+            dq = dq + jnp.einsum("qk,kd->qd", dscores, k, preferred_element_type=jnp.float32)
+            return dq, (dk, dv)
+
+        dq, (dk, dv) = jax.lax.scan(
+            step, jnp.zeros(q.shape, jnp.float32), (key_blocks, value_blocks, indices)
+        )
+        return (carry[0] + dk, carry[1] + dv), dq
+
+    zeros = jnp.zeros(key_blocks.shape, jnp.float32)
+    blocks = (
+        _blocks(query, _QUERY_BLOCK), log_total, _blocks(grad_out, _QUERY_BLOCK), row_mean_blocks,
+    )  # fmt: skip
+    (dk, dv), dq = jax.lax.scan(one_query_block, (zeros, zeros), blocks)
+
+    def unblock(x, like):
+        return x.reshape(-1, like.shape[1])[: like.shape[0]].astype(like.dtype)
+
+    return unblock(dq, query), unblock(dk, key), unblock(dv, value)
+
+
+_attend_one_head.defvjp(_attend_forward, _attend_backward)
+
+
+def _pallas_flash(query, key, value):
+    """The TPU flash kernel of jax.experimental.pallas; lengths are padded and masked."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
+    def padded(x):
+        pad = -x.shape[1] % _FLASH_LENGTH_MULTIPLE
+        return jnp.moveaxis(jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))), 2, 1)
+
+    def segments(x):
+        # Real tokens are segment 1 and padding is segment 0; a token sees its own segment only.
+        length = x.shape[1] + -x.shape[1] % _FLASH_LENGTH_MULTIPLE
+        real = (jnp.arange(length) < x.shape[1]).astype(jnp.int32)
+        return jnp.broadcast_to(real, (x.shape[0], length))
+
+    out = flash.flash_attention(
+        padded(query),
+        padded(key),
+        padded(value),
+        segment_ids=flash.SegmentIds(q=segments(query), kv=segments(key)),
+        sm_scale=1 / math.sqrt(query.shape[-1]),
+    )
+    return jnp.moveaxis(out, 1, 2)[:, : query.shape[1]]

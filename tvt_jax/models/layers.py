@@ -1,0 +1,159 @@
+"""Layers shared by the networks, with PyTorch's conventions where Flax's defaults differ."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# PyTorch's default initialisation of convolutions and linear layers: U(-1, 1) / sqrt(fan_in).
+_torch_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Linear(nnx.Linear):
+    """Linear layer on the last axis, [..., in_features] -> [..., out_features]."""
+
+    def __init__(self, in_features, out_features, *, use_bias=True, dtype, param_dtype, rngs):
+        super().__init__(
+            in_features,
+            out_features,
+            use_bias=use_bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=_torch_init,
+            rngs=rngs,
+        )
+
+
+class Conv2d(nnx.Conv):
+    """Convolution, [B, H, W, in_features] -> [B, H', W', out_features].
+
+    Args:
+      padding: pixels added on (top or left, bottom or right). "SAME" is not offered: with stride 2
+        it pads other sides than PyTorch does.
+    """
+
+    def __init__(
+        self,
+        in_features,
+        out_features,
+        kernel_size,
+        *,
+        stride=1,
+        padding=(0, 0),
+        dtype,
+        param_dtype,
+        rngs,
+    ):
+        super().__init__(
+            in_features,
+            out_features,
+            (kernel_size, kernel_size),
+            strides=(stride, stride),
+            padding=(padding, padding),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=_torch_init,
+            rngs=rngs,
+        )
+
+
+def GroupNorm(num_channels, num_groups, epsilon, *, dtype, param_dtype, rngs):  # noqa: N802
+    """Group normalisation with float32 statistics.
+
+    The two-pass variance is slower than Flax's default, but the default loses three digits when a
+    group's mean is ten times its deviation.
+    """
+    return nnx.GroupNorm(
+        num_channels,
+        num_groups=num_groups,
+        epsilon=epsilon,
+        use_fast_variance=False,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )
+
+
+def LayerNorm(num_features, epsilon, *, dtype, param_dtype, rngs):  # noqa: N802
+    """Layer normalisation with float32 statistics and the two-pass variance."""
+    return nnx.LayerNorm(
+        num_features,
+        epsilon=epsilon,
+        use_fast_variance=False,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )
+
+
+class Identity(nnx.Module):
+    """Fills a place in a list that PyTorch gives to dropout, so that indices agree."""
+
+    def __call__(self, x):
+        """Returns x."""
+        return x
+
+
+class ResnetBlock2D(nnx.Module):
+    """Norm, SiLU, convolution, twice, plus the input; optionally shifted by a time embedding.
+
+    Source: diffusers `ResnetBlock2D` (default time scale shift, no dropout).
+    """
+
+    def __init__(
+        self, in_channels, out_channels, *, groups, epsilon, temb_channels=None, **precision
+    ):
+        self.norm1 = GroupNorm(in_channels, groups, epsilon, **precision)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=(1, 1), **precision)
+        self.time_emb_proj = (
+            Linear(temb_channels, out_channels, **precision) if temb_channels else None
+        )
+        self.norm2 = GroupNorm(out_channels, groups, epsilon, **precision)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=(1, 1), **precision)
+        self.conv_shortcut = (
+            Conv2d(in_channels, out_channels, 1, **precision)
+            if in_channels != out_channels
+            else None
+        )
+
+    def __call__(self, x, temb=None):
+        """Maps x [B, H, W, in] and temb [B, temb_channels] to [B, H, W, out]."""
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            h = h + self.time_emb_proj(nnx.silu(temb))[:, None, None, :]
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample2D(nnx.Module):
+    """Halves height and width (rounded up with padding (1, 1)) by a stride-2 convolution."""
+
+    def __init__(self, channels, *, padding, **precision):
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=padding, **precision)
+
+    def __call__(self, x):
+        """Maps [B, H, W, C] to [B, H', W', C]."""
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Nearest-neighbour enlargement by 2, then a 3x3 convolution."""
+
+    def __init__(self, channels, *, out_channels=None, **precision):
+        self.conv = Conv2d(channels, out_channels or channels, 3, padding=(1, 1), **precision)
+
+    def __call__(self, x, size=None):
+        """Maps [B, h, w, C] to [B, H, W, C].
+
+        Args:
+          size: (H, W), each 2n or 2n - 1 for n rows or columns; default 2h, 2w. Cropping the
+            doubled image equals PyTorch's nearest resize to an odd size.
+        """
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        if size is not None:
+            x = x[:, : size[0], : size[1]]
+        return self.conv(x)
+
+
+def remat_call(enabled, module, *args):
+    """Calls a module, recomputing its activations in the backward pass if `enabled`."""
+    return jax.checkpoint(lambda m, *a: m(*a))(module, *args) if enabled else module(*args)
