@@ -1,0 +1,44 @@
+"""What all commands share: typed options, one-line errors, exit status."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tvt_jax.errors import UserError
+
+
+def run(command: Callable[..., Any] | Mapping[str, Callable[..., Any]], prog: str) -> None:
+    """Parses the command line, calls the command and exits.
+
+    Args:
+      command: a function whose signature and docstring are the options and their help, or several
+        of them by subcommand name.
+      prog: how the command is called, for the help text.
+
+    Exit status: 0 on success, 2 for a mistake of the user (one line on stderr, no traceback), 130
+    when interrupted. Faults of the program keep their traceback.
+    """
+    import tyro
+
+    # XLA's C++ log lines are for its developers.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with user_errors_exit():
+        if callable(command):
+            tyro.cli(command, prog=prog)
+        else:
+            tyro.extras.subcommand_cli_from_dict(dict(command), prog=prog)
+
+
+@contextlib.contextmanager
+def user_errors_exit() -> Iterator[None]:
+    """Turns a `UserError` into one line on stderr and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

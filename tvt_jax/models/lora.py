@@ -1,0 +1,127 @@
+"""Low-rank adapters on the convolutions and linear layers of an existing network.
+
+Adapters are added to a built network, so networks need not know of them, and the base weights keep
+their places: a checkpoint of the base loads alike with and without adapters.
+Source: peft `LoraConfig(init_lora_weights="gaussian")`, its `Linear` and `Conv2d` layers.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tvt_jax.config import LoRAConfig
+from tvt_jax.models.layers import Conv2d, Linear
+
+
+class LoRALinear(Linear):
+    """Linear layer plus `scale` times lora_a [in, rank] lora_b [rank, out]."""
+
+    def __call__(self, x):
+        """Maps [..., in] to [..., out]."""
+        y = super().__call__(x)
+        if self.lora_merged:
+            return y
+        a, b = self.lora_a[...].astype(y.dtype), self.lora_b[...].astype(y.dtype)
+        return y + (x.astype(y.dtype) @ a @ b) * self.lora_scale
+
+    def delta(self):
+        """What the adapter adds to the kernel: [in, out] in the adapter's dtype."""
+        return self.lora_scale * (self.lora_a[...] @ self.lora_b[...])
+
+
+class LoRAConv2d(Conv2d):
+    """Convolution plus `scale` times a convolution to `rank` channels and a 1x1 convolution.
+
+    lora_a [kh, kw, in, rank] has the stride and padding of the layer; lora_b is [1, 1, rank, out].
+    """
+
+    def __call__(self, x):
+        """Maps [B, H, W, in] to [B, H', W', out]."""
+        y = super().__call__(x)
+        if self.lora_merged:
+            return y
+        narrow = jax.lax.conv_general_dilated(
+            x.astype(y.dtype),
+            self.lora_a[...].astype(y.dtype),
+            self.strides,
+            self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + (narrow @ self.lora_b[0, 0].astype(y.dtype)) * self.lora_scale
+
+    def delta(self):
+        """What the adapter adds to the kernel: [kh, kw, in, out] in the adapter's dtype."""
+        return self.lora_scale * (self.lora_a[...] @ self.lora_b[0, 0])
+
+
+def lora_targets(model: nnx.Module, config: LoRAConfig) -> list[str]:
+    """Names of the layers that `config` gives an adapter, in the network's order."""
+    return [
+        name
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Linear | Conv2d)
+        and any(target in (name := ".".join(map(str, path))) for target in config.targets)
+        and not any(word in name for word in config.excluded)
+    ]
+
+
+def add_lora(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> list[str]:
+    """Adds adapters to a network in place; its function does not change (lora_b is zero).
+
+    Args:
+      model: a network of this package without adapters.
+      config: rank, scale and which layers.
+      rngs: random numbers for lora_a ~ N(0, 1 / rank) (standard deviation, as peft).
+
+    Returns: the names of the layers, in the network's order.
+    """
+    names = set(lora_targets(model, config))
+    added = []
+    for path, module in list(nnx.iter_modules(model)):
+        name = ".".join(map(str, path))
+        if name not in names:
+            continue
+        *kernel_size, features_in, features_out = module.kernel.shape
+        dtype = module.kernel.dtype
+        # The layer becomes one with an adapter; its own parameters stay where they are.
+        module.__class__ = LoRAConv2d if kernel_size else LoRALinear
+        a_shape = (*kernel_size, features_in, config.rank)
+        b_shape = (*(1 for _ in kernel_size), config.rank, features_out)
+        noise = jax.random.normal(rngs.params(), a_shape, dtype)
+        module.lora_a = nnx.LoRAParam(noise / config.rank)
+        module.lora_b = nnx.LoRAParam(jnp.zeros(b_shape, dtype))
+        module.lora_scale = config.scale
+        module.lora_merged = False
+        added.append(name)
+    return added
+
+
+def merge_lora(model: nnx.Module) -> None:
+    """Adds every adapter to its layer's kernel, in place; the adapters stay but rest.
+
+    Raises:
+      ValueError: the adapters are merged already, or there are none.
+    """
+    _fold(model, merged=True, combine=jnp.add)
+
+
+def unmerge_lora(model: nnx.Module) -> None:
+    """Takes every adapter out of its layer's kernel again, in place.
+
+    Raises:
+      ValueError: the adapters are not merged.
+    """
+    _fold(model, merged=False, combine=jnp.subtract)
+
+
+def _fold(model: nnx.Module, merged: bool, combine: Callable) -> None:
+    layers = [m for _, m in nnx.iter_modules(model) if isinstance(m, LoRALinear | LoRAConv2d)]
+    if not layers or any(layer.lora_merged == merged for layer in layers):
+        raise ValueError(f"no adapters to {'merge' if merged else 'unmerge'}")
+    for layer in layers:
+        kernel = layer.kernel[...]
+        folded = combine(kernel.astype(jnp.float32), layer.delta().astype(jnp.float32))
+        layer.kernel[...] = folded.astype(kernel.dtype)
+        layer.lora_merged = merged

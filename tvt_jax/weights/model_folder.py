@@ -1,0 +1,194 @@
+"""A model on disk: the diffusers folder layout, with safetensors.
+
+model_index.json
+vae/           config.json  diffusion_pytorch_model.safetensors
+unet/          config.json  diffusion_pytorch_model.safetensors
+text_encoder/  config.json  model.safetensors
+tokenizer/     as transformers writes it
+scheduler/     scheduler_config.json
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+
+from tvt_jax.config import SchedulerConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from tvt_jax.errors import UserError
+from tvt_jax.models.text_encoder import CLIPTextModel
+from tvt_jax.models.unet import UNet2DConditionModel
+from tvt_jax.models.vae import AutoencoderKL
+from tvt_jax.weights.names import params_from_torch
+from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, read_json
+
+# transformers before version 5 put everything of the text encoder under this prefix, SD 2.1's
+# files have it, and later versions read it, so it is what we write.
+_TEXT_PREFIX = "text_model."
+# A buffer that old files carry; positions are simply 0, 1, 2 ...
+_TEXT_BUFFER = "embeddings.position_ids"
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkKind:
+    """What a subfolder holds: its configuration class, its module, the stem of its weight file."""
+
+    config: type
+    module: type[nnx.Module]
+    stem: str
+
+
+KINDS = {
+    "vae": NetworkKind(VAEConfig, AutoencoderKL, "diffusion_pytorch_model"),
+    "unet": NetworkKind(UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model"),
+    "text_encoder": NetworkKind(TextEncoderConfig, CLIPTextModel, "model"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network without and with its weights.
+
+    Attributes:
+      config: its configuration.
+      graph: its structure, for `nnx.merge(graph, params)`.
+      params: pure `nnx.State` of arrays.
+    """
+
+    config: Any
+    graph: nnx.GraphDef
+    params: nnx.State
+
+    def __call__(self, params: nnx.State) -> nnx.Module:
+        """Puts parameters into the structure; free under jit."""
+        return nnx.merge(self.graph, params)
+
+
+def abstract_network(kind: str, config: Any, **options: Any) -> nnx.Module:
+    """Builds the module of a subfolder's kind with shapes only.
+
+    Args:
+      kind: a key of `KINDS`.
+      config: the network's configuration.
+      options: `dtype`, `param_dtype`, `remat` of the module.
+    """
+    module = KINDS[kind].module
+    return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0), **options))
+
+
+def read_network_config(folder: Path, kind: str) -> Any:
+    """Reads `config.json` of `folder` (a network's own folder).
+
+    Raises:
+      UserError: it is missing or describes something else.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a {kind} folder: it has no config.json.")
+    return KINDS[kind].config.from_json(read_json(path), str(path))
+
+
+def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
+    """Opens a network's folder without reading the weights.
+
+    Returns: (its configuration, its tensors under the names that the module here has).
+    Raises:
+      UserError: the folder is incomplete or damaged.
+    """
+    config = read_network_config(folder, kind)
+    tensors = open_network_tensors(folder, KINDS[kind].stem)
+    if kind == "text_encoder":
+        tensors = tensors.renamed(
+            lambda name: None
+            if (short := name.removeprefix(_TEXT_PREFIX)) == _TEXT_BUFFER
+            else short
+        )
+    return config, tensors
+
+
+def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **options: Any) -> Network:
+    """Loads a network of a model folder.
+
+    Args:
+      folder: the network's own folder, for example `model/unet`.
+      kind: a key of `KINDS`.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the weights in memory.
+      options: further arguments of the module (`remat`).
+
+    Raises:
+      UserError: files are missing or damaged, or do not fit the configuration.
+    """
+    config, tensors = open_network(folder, kind)
+    model = abstract_network(kind, config, dtype=dtype, param_dtype=param_dtype, **options)
+    params = params_from_torch(model, tensors, param_dtype, str(folder))
+    return Network(config, nnx.graphdef(model), params)
+
+
+def init_network(kind: str, config: Any, seed: int, **options: Any) -> Network:
+    """Builds a network with random weights (float32 unless `param_dtype` says otherwise)."""
+    module = KINDS[kind].module
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def init(structure, key):
+        return nnx.as_pure(nnx.state(structure(rngs=nnx.Rngs(key))))
+
+    structure = functools.partial(module, config, **options)
+    model = nnx.eval_shape(lambda: structure(rngs=nnx.Rngs(0)))
+    return Network(config, nnx.graphdef(model), init(structure, jax.random.key(seed)))
+
+
+def save_network(
+    folder: Path, kind: str, config: Any, tensors: Mapping[str, np.ndarray], dtype: Any
+) -> None:
+    """Writes `config.json` and the weights of one network.
+
+    Args:
+      folder: the network's own folder; made if needed.
+      tensors: PyTorch's names and layouts; may be lazy, each is read once.
+      dtype: floating-point dtype of the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = _TEXT_PREFIX if kind == "text_encoder" else ""
+    arrays = {
+        prefix + name: np.ascontiguousarray(np.asarray(tensors[name], dtype=jnp.dtype(dtype)))
+        for name in tensors
+    }
+    write_json(folder / "config.json", config.to_json())
+    safetensors.numpy.save_file(
+        arrays, folder / f"{KINDS[kind].stem}.safetensors", metadata={"format": "pt"}
+    )
+
+
+def read_scheduler_config(model: Path) -> SchedulerConfig:
+    """Reads the noise schedule of a model folder.
+
+    Raises:
+      UserError: it is missing or not SD 2.1-base's kind.
+    """
+    path = model / "scheduler" / "scheduler_config.json"
+    return SchedulerConfig.from_json(read_json(path), str(path))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON object with sorted keys and a final newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def model_index(subfolders: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Content of `model_index.json`: the classes that diffusers or transformers have for each."""
+    from tvt_jax import __version__
+
+    return {
+        "_class_name": "TVTPipeline",
+        "_tvt_jax_version": __version__,
+        **{name: list(classes) for name, classes in subfolders.items()},
+    }
