@@ -8,7 +8,7 @@ from flax import nnx
 
 from tvt_jax.config import TextEncoderConfig
 from tvt_jax.models.attention import dot_product_attention
-from tvt_jax.models.layers import LayerNorm, Linear
+from tvt_jax.models.layers import InitKeys, LayerNorm, Linear
 
 
 def _quick_gelu(x):
@@ -76,7 +76,8 @@ class CLIPTextEmbeddings(nnx.Module):
 
     def __call__(self, tokens):
         """Maps integer tokens [B, N] to [B, N, C]."""
-        return self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))
+        positions = self.position_embedding(jnp.arange(tokens.shape[1]))
+        return self.token_embedding(tokens) + positions[None]
 
 
 class CLIPEncoder(nnx.Module):
@@ -110,7 +111,7 @@ class CLIPTextModel(nnx.Module):
         *,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | InitKeys,
     ):
         precision = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.config = config

@@ -15,6 +15,7 @@ from tvt_jax.models.layers import (
     Downsample2D,
     GroupNorm,
     Identity,
+    InitKeys,
     LayerNorm,
     Linear,
     ResnetBlock2D,
@@ -227,7 +228,7 @@ class UNet2DConditionModel(nnx.Module):
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         remat=False,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | InitKeys,
     ):
         precision = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         widths, heads = config.block_out_channels, config.num_heads

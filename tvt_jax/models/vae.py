@@ -14,6 +14,7 @@ from tvt_jax.models.layers import (
     Downsample2D,
     GroupNorm,
     Identity,
+    InitKeys,
     Linear,
     ResnetBlock2D,
     Upsample2D,
@@ -220,7 +221,7 @@ class AutoencoderKL(nnx.Module):
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         remat=False,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | InitKeys,
     ):
         precision = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.config = config

@@ -9,7 +9,6 @@ scheduler/     scheduler_config.json
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from flax import nnx
 
 from tvt_jax.config import SchedulerConfig, TextEncoderConfig, UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
+from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.text_encoder import CLIPTextModel
 from tvt_jax.models.unet import UNet2DConditionModel
 from tvt_jax.models.vae import AutoencoderKL
@@ -54,21 +54,30 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network without and with its weights.
+    """A network's structure and weights, kept apart so that functions of both can be compiled.
 
     Attributes:
+      kind: a key of `KINDS`.
       config: its configuration.
+      dtype: of the computation.
       graph: its structure, for `nnx.merge(graph, params)`.
       params: pure `nnx.State` of arrays.
     """
 
+    kind: str
     config: Any
+    dtype: Any
     graph: nnx.GraphDef
     params: nnx.State
 
     def __call__(self, params: nnx.State) -> nnx.Module:
         """Puts parameters into the structure; free under jit."""
         return nnx.merge(self.graph, params)
+
+    def with_dtype(self, dtype: Any) -> "Network":
+        """The same weights (not copied), computing in another dtype."""
+        graph = nnx.graphdef(abstract_network(self.kind, self.config, dtype=dtype))
+        return dataclasses.replace(self, dtype=jnp.dtype(dtype), graph=graph)
 
 
 def abstract_network(kind: str, config: Any, **options: Any) -> nnx.Module:
@@ -80,7 +89,7 @@ def abstract_network(kind: str, config: Any, **options: Any) -> nnx.Module:
       options: `dtype`, `param_dtype`, `remat` of the module.
     """
     module = KINDS[kind].module
-    return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0), **options))
+    return nnx.eval_shape(lambda: module(config, rngs=InitKeys(jax.random.key(0)), **options))
 
 
 def read_network_config(folder: Path, kind: str) -> Any:
@@ -129,20 +138,26 @@ def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **option
     config, tensors = open_network(folder, kind)
     model = abstract_network(kind, config, dtype=dtype, param_dtype=param_dtype, **options)
     params = params_from_torch(model, tensors, param_dtype, str(folder))
-    return Network(config, nnx.graphdef(model), params)
+    return Network(kind, config, jnp.dtype(dtype), nnx.graphdef(model), params)
 
 
 def init_network(kind: str, config: Any, seed: int, **options: Any) -> Network:
-    """Builds a network with random weights (float32 unless `param_dtype` says otherwise)."""
-    module = KINDS[kind].module
+    """Builds a network with random weights, float32.
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def init(structure, key):
-        return nnx.as_pure(nnx.state(structure(rngs=nnx.Rngs(key))))
+    Args:
+      kind: a key of `KINDS`.
+      config: the network's configuration.
+      seed: of the initialisation.
+      options: `dtype`, `remat` of the module.
+    """
 
-    structure = functools.partial(module, config, **options)
-    model = nnx.eval_shape(lambda: structure(rngs=nnx.Rngs(0)))
-    return Network(config, nnx.graphdef(model), init(structure, jax.random.key(seed)))
+    @jax.jit
+    def init(key):
+        return nnx.as_pure(nnx.state(KINDS[kind].module(config, rngs=InitKeys(key), **options)))
+
+    graph = nnx.graphdef(abstract_network(kind, config, **options))
+    dtype = jnp.dtype(options.get("dtype", jnp.float32))
+    return Network(kind, config, dtype, graph, init(jax.random.key(seed)))
 
 
 def save_network(

@@ -1,0 +1,41 @@
+"""Settings for all tests: CPU, exact matrix products, no silent broadcasting."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("PJRT_NPROC", "16")  # collectives over more devices than cores need threads
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+import torch
+
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def small_release(tmp_path_factory):
+    """A small release in the authors' layout."""
+    from tests.support.small_release import write_small_release
+
+    return write_small_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="session")
+def small_model(small_release, tmp_path_factory):
+    """The model folder that the converter makes of the small release."""
+    from tvt_jax.weights.official import convert_official
+
+    output = tmp_path_factory.mktemp("model") / "model"
+    convert_official(
+        small_release.sd,
+        small_release.vae_file,
+        output,
+        small_release.tvt_unet,
+        small_release.tvt_file,
+        report=lambda line: None,
+    )
+    return output

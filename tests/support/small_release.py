@@ -1,0 +1,231 @@
+"""A release in the authors' layout, with small random weights, and its PyTorch pipeline.
+
+Everything is written by the libraries that the release uses (diffusers, transformers, peft,
+torch.save), so what the converter reads here has the names and formats of the real files.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from peft import LoraConfig
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+GROUPS = 32
+WIDTH = 32
+CONTEXT = 48
+UNET_OPTIONS = dict(
+    cross_attention_dim=CONTEXT,
+    use_linear_projection=True,
+    norm_num_groups=GROUPS,
+    sample_size=8,
+)
+LORA_WORDS = (
+    "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_in", "conv_shortcut",
+    "conv_out", "proj_out", "proj_in", "ff.net.2", "ff.net.0.proj",
+)  # fmt: skip
+TRAINED = (
+    "lora", "down_blocks.0", "up_blocks.3.upsamplers.0", "up_blocks.4", "conv_in", "conv_out",
+)  # fmt: skip
+
+
+class _NoMidBlock(torch.nn.Module):
+    def forward(self, sample, *_):
+        return sample
+
+
+def vae_d4(widths=(32, 64, 64)) -> AutoencoderKL:
+    """diffusers' VAE with its middle sections taken out."""
+    levels = len(widths)
+    vae = AutoencoderKL(
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=GROUPS,
+        mid_block_add_attention=False,
+    )
+    vae.encoder.mid_block = _NoMidBlock()
+    vae.decoder.mid_block = _NoMidBlock()
+    return randomise(vae.eval())
+
+
+def sd_unet() -> UNet2DConditionModel:
+    return randomise(
+        UNet2DConditionModel(
+            block_out_channels=(WIDTH, 2 * WIDTH, 2 * WIDTH, 2 * WIDTH),
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            attention_head_dim=(2, 4, 4, 4),
+            **UNET_OPTIONS,
+        ).eval()
+    )
+
+
+def ce_unet() -> UNet2DConditionModel:
+    return randomise(
+        UNet2DConditionModel(
+            block_out_channels=(WIDTH, WIDTH, 2 * WIDTH, 2 * WIDTH, 2 * WIDTH),
+            down_block_types=("CrossAttnDownBlock2D",) * 4 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 4,
+            attention_head_dim=(2, 2, 4, 4, 4),
+            **UNET_OPTIONS,
+        ).eval()
+    )
+
+
+def randomise(module: torch.nn.Module) -> torch.nn.Module:
+    """Moves norms and biases off their initial ones and zeros, so that mixing them up shows."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return module
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Writes a byte-level CLIP tokenizer without merges; returns the size of its vocabulary."""
+    folder.mkdir(parents=True)
+    letters = [chr(c) for c in range(33, 127)] + [chr(c) for c in range(161, 256) if c != 173]
+    letters += [chr(256 + i) for i in range(256 - len(letters))]
+    vocabulary = letters + [letter + "</w>" for letter in letters]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "!",
+    }
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
+    )
+    return len(vocabulary)
+
+
+@dataclasses.dataclass
+class SmallRelease:
+    """Paths of the files, and the networks in PyTorch with everything loaded and merged."""
+
+    root: Path
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+
+    @property
+    def sd(self) -> Path:
+        return self.root / "stable-diffusion-2-1-base"
+
+    @property
+    def tvt_unet(self) -> Path:
+        return self.root / "ckp" / "TVTUNet"
+
+    @property
+    def vae_file(self) -> Path:
+        return self.root / "ckp" / "vae.ckpt"
+
+    @property
+    def tvt_file(self) -> Path:
+        return self.root / "ckp" / "model_TVT.pkl"
+
+    def restore(self, image: np.ndarray, prompt: str) -> np.ndarray:
+        """The release's forward pass in PyTorch, with the posterior's mean.
+
+        Args:
+          image: [H, W, 3] uint8, already enlarged. Returns [H, W, 3] float32 in [0, 1].
+        """
+        tokenizer = CLIPTokenizer.from_pretrained(self.sd / "tokenizer")
+        tokens = tokenizer(
+            prompt, max_length=77, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        scheduler = DDPMScheduler.from_pretrained(self.sd, subfolder="scheduler")
+        scheduler.set_timesteps(timesteps=[1])
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        with torch.no_grad():
+            context = self.text_encoder(tokens)[0]
+            latent = self.vae.encode(pixels).latent_dist.mean * 0.18215
+            noise = self.unet(latent, torch.tensor([1]), encoder_hidden_states=context).sample
+            clean = scheduler.step(noise, 1, latent).prev_sample
+            restored = self.vae.decode(clean / 0.18215).sample.clamp(-1, 1)
+        return (restored[0] * 0.5 + 0.5).permute(1, 2, 0).numpy()
+
+
+def write_small_release(root: Path, seed: int = 0) -> SmallRelease:
+    """Writes the files and returns the PyTorch networks."""
+    torch.manual_seed(seed)
+    sd = root / "stable-diffusion-2-1-base"
+    vocabulary = write_tokenizer(sd / "tokenizer")
+    text_encoder = randomise(
+        CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=CONTEXT,
+                intermediate_size=96,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                hidden_act="gelu",
+                vocab_size=vocabulary,
+                bos_token_id=vocabulary - 2,
+                eos_token_id=vocabulary - 1,
+                pad_token_id=0,
+            )
+        ).eval()
+    )
+    text_encoder.save_pretrained(sd / "text_encoder")
+    sd_unet().save_pretrained(sd / "unet")
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
+    ).save_pretrained(sd / "scheduler")
+    (sd / "model_index.json").write_text("{}")
+
+    ckp = root / "ckp"
+    vae = vae_d4()
+    lightning = {f"vaeDe4.{k}": v for k, v in vae.state_dict().items()}
+    # What the trainer also left in the file: the teacher, the losses, the discriminator.
+    lightning["encoder.conv_in.weight"] = torch.randn(8, 3, 3, 3)
+    lightning["loss.logvar"] = torch.zeros(())
+    lightning["loss.discriminator.main.0.weight"] = torch.randn(8, 3, 4, 4)
+    ckp.mkdir(parents=True)
+    torch.save({"epoch": 3, "global_step": 100, "state_dict": lightning}, ckp / "vae.ckpt")
+
+    unet = ce_unet()
+    unet.save_pretrained(ckp / "TVTUNet" / "unet")
+    content = train_unet(unet, rank=4)
+    torch.save(content, ckp / "model_TVT.pkl")
+    return SmallRelease(root, vae, unet, text_encoder)
+
+
+def train_unet(unet: UNet2DConditionModel, rank: int) -> dict:
+    """Adds the release's three adapters, moves what it trains, returns `model_TVT.pkl`."""
+    modules = {"encoder": [], "decoder": [], "others": []}
+    for name, _ in unet.named_parameters():
+        if "bias" in name or "norm" in name or not any(word in name for word in LORA_WORDS):
+            continue
+        layer = name.removesuffix(".weight")
+        if "down_blocks" in name or "conv_in" in name:
+            modules["encoder"].append(layer)
+        elif "up_blocks" in name:
+            modules["decoder"].append(layer)
+        else:
+            modules["others"].append(layer)
+    for part, names in modules.items():
+        config = LoraConfig(r=rank, init_lora_weights="gaussian", target_modules=names)
+        unet.add_adapter(config, adapter_name=f"default_{part}")
+    unet.set_adapter([f"default_{part}" for part in modules])
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+            elif any(word in name for word in TRAINED) and "lora" not in name:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    state = unet.state_dict()
+    return {
+        **{f"unet_lora_{part}_modules": names for part, names in modules.items()},
+        "rank_unet": rank,
+        "state_dict_unet": {k: v for k, v in state.items() if any(word in k for word in TRAINED)},
+    }

@@ -1,0 +1,92 @@
+"""Which sizes an image goes through on its way to the output."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from tvt_jax.errors import UserError
+
+# The release enlarges small inputs until their short side is this after upscaling (its
+# `process_size`), the size that the networks were trained at.
+_PROCESS_SIZE = 512
+# That enlargement stops where the long side would pass this: a 1 x 1000 px strip would otherwise
+# become 512 x 512,000 px.
+_MAX_ENLARGED_SIDE = 2048
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclasses.dataclass(frozen=True)
+class SizePlan:
+    """Sizes (width, height) in pixels.
+
+    Attributes:
+      enlarged: the input, or its bicubic enlargement where it is small.
+      working: `enlarged` times the scale; what the network restores.
+      output: exactly round(scale x input).
+    """
+
+    enlarged: Size
+    working: Size
+    output: Size
+
+
+def plan_sizes(width: int, height: int, scale: float) -> SizePlan:
+    """Plans the sizes of one image.
+
+    Args:
+      width, height: of the input, at least 1.
+      scale: 1 to 8; the networks are trained for 4.
+
+    Raises:
+      UserError: the scale is out of range.
+    """
+    if not 1 <= scale <= 8:
+        raise UserError(f"--scale {scale} is not between 1 and 8 (the model is trained for 4).")
+    short, long = min(width, height), max(width, height)
+    # Kept as a fraction: the release's floating point turns a side of 49 into 127 instead of 128.
+    target, unit = int(_PROCESS_SIZE // scale), short
+    longest = max(long, int(_MAX_ENLARGED_SIDE // scale))
+    if target * long > longest * unit:
+        target, unit = longest, long
+    if target <= unit:
+        target, unit = 1, 1
+    enlarged = (width * target // unit, height * target // unit)
+    enlarged = (max(enlarged[0], 1), max(enlarged[1], 1))
+    working = (_scaled(enlarged[0], scale), _scaled(enlarged[1], scale))
+    return SizePlan(enlarged, working, (_scaled(width, scale), _scaled(height, scale)))
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(1, round(side * scale))
+
+
+def enlarge(image: np.ndarray, plan: SizePlan) -> np.ndarray:
+    """Resizes the input [H, W, 3] uint8 to `plan.working`, bicubic, in the release's two steps."""
+    picture = Image.fromarray(image)
+    for size in (plan.enlarged, plan.working):
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def pad(image: np.ndarray, multiple: int) -> np.ndarray:
+    """Pads [H, W, C] at the bottom and right to multiples of `multiple` pixels.
+
+    The release resizes down to a multiple of 8 instead, and loses the exact output size.
+    """
+    for axis in (0, 1):
+        size = image.shape[axis]
+        widths = [(0, 0)] * image.ndim
+        widths[axis] = (0, -size % multiple)
+        # A mirrored border continues texture; a line of one pixel has nothing to mirror.
+        image = np.pad(image, widths, mode="edge" if size == 1 else "reflect")
+    return image
+
+
+def to_output(image: np.ndarray, plan: SizePlan) -> np.ndarray:
+    """Resizes [H, W, 3] uint8 of `plan.working` to `plan.output`, bicubic, where they differ."""
+    if plan.working == plan.output:
+        return image
+    return np.asarray(Image.fromarray(image).resize(plan.output, Image.Resampling.BICUBIC))

@@ -1,0 +1,206 @@
+"""The Python interface: load a model folder once, upscale many images."""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod, predict_clean
+from tvt_jax.errors import UserError
+from tvt_jax.inference import sizing
+from tvt_jax.inference.color import COLOR_FIXES, color_fix
+from tvt_jax.inference.memory import check_fits
+from tvt_jax.inference.prompt import build_prompt, load_tokenizer, make_text_encoder, tokenize
+from tvt_jax.models.vae import sample_posterior
+from tvt_jax.weights.model_folder import Network, load_network, read_scheduler_config
+
+DTYPES = ("auto", "float32", "bfloat16")
+POSTERIORS = ("mean", "sample")
+
+
+class Upscaler:
+    """Restores and enlarges photographs with one step of diffusion.
+
+    >>> upscaler = Upscaler.from_folder("model")
+    >>> large = upscaler(image, scale=4)            # uint8 [H, W, 3] -> [4H, 4W, 3]
+    """
+
+    def __init__(self, vae: Network, unet: Network, text_encoder: Network, tokenizer, scheduler):
+        self._vae, self._unet = vae, unet
+        self._tokenizer = tokenizer
+        self._encode_text = make_text_encoder(text_encoder)
+        self._max_tokens = text_encoder.config.max_position_embeddings
+        self._alpha_bar = alphas_cumprod(scheduler)[ONE_STEP_TIMESTEP]
+        self._multiple = max(8, vae.config.downsampling)
+        self._embeddings: dict[str, jax.Array] = {}
+        self._compiled: dict[tuple, jax.stages.Compiled] = {}
+
+    @classmethod
+    def from_folder(cls, model: str | Path, dtype: str = "auto") -> "Upscaler":
+        """Loads a model folder onto the default device.
+
+        Args:
+          model: folder written by `python -m tvt_jax.convert`.
+          dtype: of the UNet and the text encoder: "float32", "bfloat16", or "auto", which is
+            bfloat16 on an accelerator and float32 on the CPU. The VAE is float32 in any case, as
+            in the release: it carries the pixels.
+
+        Raises:
+          UserError: the folder is incomplete, damaged or inconsistent.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
+        model = Path(model)
+        if not (model / "model_index.json").is_file():
+            raise UserError(
+                f"--model {model} is not a model folder: it has no model_index.json. "
+                "Make one with `python -m tvt_jax.convert official`."
+            )
+        if dtype == "auto":
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        precision = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+        vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
+        unet = load_network(model / "unet", "unet", **precision)
+        text_encoder = load_network(model / "text_encoder", "text_encoder", **precision)
+        _check_consistent(vae, unet, text_encoder, model)
+        tokenizer = load_tokenizer(model / "tokenizer")
+        return cls(vae, unet, text_encoder, tokenizer, read_scheduler_config(model))
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        scale: float = 4,
+        prompt: str | None = None,
+        color_fix: str = "adain",
+        posterior: str = "mean",
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Upscales one image.
+
+        Args:
+          image: [H, W, 3] uint8, any size from 1 x 1 on.
+          scale: 1 to 8; the networks are trained for 4.
+          prompt: text used as it is; None for the release's fixed words.
+          color_fix: "adain", "wavelet" or "none".
+          posterior: "mean" of the encoder's distribution, or a "sample" as the release draws.
+          seed: of that sample.
+
+        Returns: [round(scale x H), round(scale x W), 3] uint8.
+        Raises:
+          UserError: an argument is wrong, memory does not suffice, or the result is not finite.
+        """
+        _check_image(image)
+        plan = sizing.plan_sizes(image.shape[1], image.shape[0], scale)
+        working = sizing.enlarge(image, plan)
+        restored = self.restore(working, prompt, color_fix, posterior, seed)
+        quantised = np.round(np.clip(restored, 0.0, 1.0) * 255.0).astype(np.uint8)
+        return sizing.to_output(quantised, plan)
+
+    def restore(
+        self,
+        image: np.ndarray,
+        prompt: str | None = None,
+        color_fix: str = "adain",
+        posterior: str = "mean",
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Restores an image that has its final size already, without rounding.
+
+        Args:
+          image: [H, W, 3] uint8, the enlarged input.
+          prompt, color_fix, posterior, seed: as in `__call__`.
+
+        Returns: [H, W, 3] float32, about [0, 1] (a colour fix may leave that range).
+        Raises: as `__call__`.
+        """
+        if color_fix not in COLOR_FIXES:
+            raise UserError(f"--color-fix {color_fix} is not one of {', '.join(COLOR_FIXES)}.")
+        if posterior not in POSTERIORS:
+            raise UserError(f"--posterior {posterior} is not one of {', '.join(POSTERIORS)}.")
+        _check_image(image)
+        height, width = image.shape[:2]
+        padded = jnp.asarray(sizing.pad(image, self._multiple))
+        context = self._embed(build_prompt([], prompt))
+        key = jax.random.key(seed)
+        restored, finite = self._run(self._unet, padded, context, key, posterior)
+        if not finite and self._unet.dtype != jnp.float32:
+            print("note: not finite in bfloat16, computing once more in float32", file=sys.stderr)
+            unet = self._unet.with_dtype(jnp.float32)
+            restored, finite = self._run(unet, padded, context, key, posterior)
+        if not finite:
+            raise UserError(
+                "the network's output is not finite and is not written; the weights are damaged."
+            )
+        return np.asarray(_finish(restored[:height, :width], image, color_fix))
+
+    def _embed(self, prompt: str) -> jax.Array:
+        """Text embedding [1, tokens, width] of a prompt, computed once."""
+        if prompt not in self._embeddings:
+            tokens = tokenize(self._tokenizer, prompt, self._max_tokens)
+            self._embeddings[prompt] = self._encode_text(tokens)
+        return self._embeddings[prompt]
+
+    def _run(self, unet: Network, image, context, key, posterior: str) -> tuple[jax.Array, bool]:
+        """Runs the networks on a padded image; one compilation for each size."""
+        arguments = (self._vae.params, unet.params, image, context, key)
+        cached = (unet.dtype, image.shape, context.shape, posterior)
+        if cached not in self._compiled:
+            step = functools.partial(
+                _one_step, self._vae, unet, float(self._alpha_bar), posterior == "sample"
+            )
+            compiled = jax.jit(step).lower(*arguments).compile()
+            check_fits(compiled, f"an image of {image.shape[1]}x{image.shape[0]} px")
+            self._compiled[cached] = compiled
+        restored, finite = self._compiled[cached](*arguments)
+        return restored, bool(finite)
+
+
+def _one_step(vae, unet, alpha_bar, sample, vae_params, unet_params, image, context, key):
+    """Encodes, denoises once, decodes.
+
+    Args:
+      vae, unet: networks; alpha_bar: of the one timestep; sample: draw from the posterior.
+      image: [H, W, 3] uint8, padded; context: [1, tokens, width]; key: for the sample.
+
+    Returns: (image [H, W, 3] float32 in [0, 1], whether all of it is finite).
+    """
+    vae_module, unet_module = vae(vae_params), unet(unet_params)
+    scaling = vae.config.scaling_factor
+    pixels = image.astype(jnp.float32)[None] / 127.5 - 1.0
+    mean, logvar, skips = vae_module.encode(pixels)
+    latent = scaling * (sample_posterior(mean, logvar, key) if sample else mean)
+    noise = unet_module(latent, jnp.full((1,), ONE_STEP_TIMESTEP), context)
+    clean = predict_clean(latent, noise, alpha_bar)
+    restored = vae_module.decode(clean / scaling, skips)[0]
+    # Clamped before the colour fix, as in the release.
+    return jnp.clip(restored, -1.0, 1.0) * 0.5 + 0.5, jnp.isfinite(restored).all()
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _finish(restored, reference, method):
+    """Applies the colour fix to the cropped image; all [H, W, 3]."""
+    return color_fix(restored, reference.astype(jnp.float32) / 255.0, method)
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(
+            f"an image must be [height, width, 3] uint8, not {image.shape} {image.dtype}."
+        )
+
+
+def _check_consistent(vae: Network, unet: Network, text_encoder: Network, model: Path) -> None:
+    """Networks of one folder must fit each other; their own files cannot show that."""
+    latent, width = vae.config.latent_channels, unet.config.cross_attention_dim
+    problems = []
+    if (unet.config.in_channels, unet.config.out_channels) != (latent, latent):
+        problems.append(f"the VAE has {latent} latent channels, the UNet {unet.config.in_channels}")
+    if text_encoder.config.hidden_size != width:
+        problems.append(
+            f"the text encoder is {text_encoder.config.hidden_size} wide, the UNet wants {width}"
+        )
+    if problems:
+        raise UserError(f"the networks in {model} do not belong together: {'; '.join(problems)}.")
