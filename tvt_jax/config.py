@@ -352,3 +352,100 @@ SD21_TEXT_ENCODER = TextEncoderConfig(
     num_attention_heads=16,
     hidden_act="gelu",
 )
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+# These are mutable, because `--config.optim.learning_rate=1e-4` on the command line changes them.
+# `TrainConfig.validate` is called once, when the command line has been read.
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """AdamW with a linear warm-up to a constant learning rate."""
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 1000
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # global norm of the gradients; 0: no clipping
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where photographs come from and how they are cut."""
+
+    train: str = ""  # folder of photographs, searched to the bottom
+    crop: int = 512  # side of the random square crops, px
+    batch_size: int = 16  # of all devices together
+    threads: int = 8  # that read, cut and flip beside the accelerator
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left."""
+
+    data: int = -1  # whole copies of the weights
+    fsdp: int = 1  # parts that the weights and the optimizer's moments are split into
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """One training run."""
+
+    stage: str  # which file of tvt_jax.training
+    vae: VAEConfig
+    trained: tuple[str, ...]  # parts of the network that learn; the rest is frozen
+    init_vae: str = ""  # VAE folder (config.json and weights) to start from; "": random weights
+    required: tuple[str, ...] = ()  # fields that the command line must fill
+    steps: int = 200_000
+    seed: int = 0
+    dtype: str = "float32"  # of the computation; weights in training are float32
+    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files.
+
+        Raises:
+          UserError: a required field is empty or a value is out of range; the message says which
+            option to give.
+        """
+        hints = {
+            "data.train": "a folder of photographs",
+            "init_vae": "the VAE folder whose decoder stage 1 trained",
+        }
+        empty = [name for name in self.required if not self._field(name)]
+        if empty:
+            options = " ".join(f"--config.{name}=..." for name in empty)
+            what = ", ".join(hints[name] for name in empty)
+            raise UserError(f"this run needs {what}: give {options}.")
+        positive = (
+            "steps", "log_every", "checkpoint_every", "keep_checkpoints", "data.crop",
+            "data.batch_size", "data.threads", "optim.learning_rate",
+        )  # fmt: skip
+        wrong = [name for name in positive if self._field(name) <= 0]
+        if wrong:
+            raise UserError(f"{', '.join(f'--config.{name}' for name in wrong)} must be positive.")
+        if self.data.crop % self.vae.downsampling:
+            raise UserError(
+                f"--config.data.crop={self.data.crop} is not a multiple of the VAE's "
+                f"downsampling, {self.vae.downsampling}."
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"--config.dtype={self.dtype} is not float32 or bfloat16.")
+        if not self.trained:
+            raise UserError("--config.trained is empty: nothing would learn.")
+
+    def _field(self, name: str) -> Any:
+        value = self
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value

@@ -26,7 +26,7 @@ from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.text_encoder import CLIPTextModel
 from tvt_jax.models.unet import UNet2DConditionModel
 from tvt_jax.models.vae import AutoencoderKL
-from tvt_jax.weights.names import params_from_torch
+from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, read_json
 
 # transformers before version 5 put everything of the text encoder under this prefix, SD 2.1's
@@ -158,6 +158,45 @@ def init_network(kind: str, config: Any, seed: int, **options: Any) -> Network:
     graph = nnx.graphdef(abstract_network(kind, config, **options))
     dtype = jnp.dtype(options.get("dtype", jnp.float32))
     return Network(kind, config, dtype, graph, init(jax.random.key(seed)))
+
+
+def load_into(network: Network, folder: Path, may_lack: tuple[str, ...]) -> Network:
+    """Gives a network the weights of a folder that may hold only a part of them.
+
+    Args:
+      network: with its own weights.
+      folder: the network's own folder, or the model folder around it.
+      may_lack: dotted prefixes of parts that the folder need not have. They keep the network's
+        weights if it has nothing of them; a part that is there must be there whole.
+
+    Raises:
+      UserError: the folder's configuration differs, or its weights do not fit.
+    """
+    folder = folder / network.kind if (folder / network.kind).is_dir() else folder
+    config, tensors = open_network(folder, network.kind)
+    if config != network.config:
+        fields = [field.name for field in dataclasses.fields(config)]
+        differing = [
+            f"{name} {getattr(config, name)} instead of {getattr(network.config, name)}"
+            for name in fields
+            if getattr(config, name) != getattr(network.config, name)
+        ]
+        raise UserError(f"{folder} is another architecture: {'; '.join(differing)}.")
+    model = abstract_network(network.kind, config, dtype=network.dtype)
+    own = params_to_torch(model, network.params)
+
+    def part(name: str) -> str | None:
+        return next((p for p in may_lack if name.startswith(f"{p}.")), None)
+
+    present = {part(name) for name in tensors}
+    kept = {n: own[n] for n in own if part(n) is not None and part(n) not in present}
+    merged = Tensors(
+        str(folder),
+        {n: tensors.shape(n) for n in tensors} | {n: a.shape for n, a in kept.items()},
+        lambda name: kept[name] if name in kept else tensors[name],
+    )
+    params = params_from_torch(model, merged, jnp.float32, str(folder))
+    return dataclasses.replace(network, params=params)
 
 
 def save_network(

@@ -1,0 +1,1 @@
+"""Photographs to batches, on the host CPU."""

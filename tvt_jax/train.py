@@ -1,0 +1,46 @@
+"""`python -m tvt_jax.train --config configs/stage2.py --workdir runs/stage2`: train a stage.
+
+A variant follows the file after a colon (`configs/stage2.py:tiny`), and any field of the
+configuration can be set: `--config.optim.learning_rate=1e-4`. Run the same command again to
+resume.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from tvt_jax.cli import user_errors_exit
+from tvt_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if it holds one.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but errors.")
+
+
+def main(argv: list[str]) -> None:
+    """Trains as configured; see the module's docstring."""
+    with user_errors_exit():
+        if len(argv) > 1:
+            raise UserError(f"unknown argument {argv[1]}; options start with --.")
+        if _CONFIG.value is None:
+            raise UserError("--config is missing; for example --config configs/stage2.py:tiny.")
+        if not _WORKDIR.value:
+            raise UserError("--workdir is missing; give a folder for checkpoints and logs.")
+        config = _CONFIG.value
+        config.validate()
+        # Orbax and Grain log every file that they touch.
+        logging.set_verbosity(logging.ERROR)
+
+        from tvt_jax.compilation import enable_compilation_cache
+        from tvt_jax.training.loop import train
+
+        enable_compilation_cache()
+        train(config, Path(_WORKDIR.value), quiet=_QUIET.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
