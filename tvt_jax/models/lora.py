@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tvt_jax.config import LoRAConfig
-from tvt_jax.models.layers import Conv2d, Linear
+from tvt_jax.models.layers import Conv2d, InitKeys, Linear, normal
 
 
 class LoRALinear(Linear):
@@ -67,7 +67,7 @@ def lora_targets(model: nnx.Module, config: LoRAConfig) -> list[str]:
     ]
 
 
-def add_lora(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> list[str]:
+def add_lora(model: nnx.Module, config: LoRAConfig, rngs: InitKeys) -> list[str]:
     """Adds adapters to a network in place; its function does not change (lora_b is zero).
 
     Args:
@@ -89,8 +89,7 @@ def add_lora(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> list[str]
         module.__class__ = LoRAConv2d if kernel_size else LoRALinear
         a_shape = (*kernel_size, features_in, config.rank)
         b_shape = (*(1 for _ in kernel_size), config.rank, features_out)
-        noise = jax.random.normal(rngs.params(), a_shape, dtype)
-        module.lora_a = nnx.LoRAParam(noise / config.rank)
+        module.lora_a = nnx.LoRAParam(normal(1 / config.rank)(rngs.params(), a_shape, dtype))
         module.lora_b = nnx.LoRAParam(jnp.zeros(b_shape, dtype))
         module.lora_scale = config.scale
         module.lora_merged = False

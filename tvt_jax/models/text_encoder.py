@@ -8,7 +8,9 @@ from flax import nnx
 
 from tvt_jax.config import TextEncoderConfig
 from tvt_jax.models.attention import dot_product_attention
-from tvt_jax.models.layers import InitKeys, LayerNorm, Linear
+from tvt_jax.models.layers import InitKeys, LayerNorm, Linear, normal
+
+_EMBEDDING_INIT = normal(0.02)  # CLIP's
 
 
 def _quick_gelu(x):
@@ -69,9 +71,14 @@ class CLIPTextEmbeddings(nnx.Module):
     """Token embedding plus learned position embedding."""
 
     def __init__(self, config: TextEncoderConfig, **precision):
-        self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **precision)
+        self.token_embedding = nnx.Embed(
+            config.vocab_size, config.hidden_size, embedding_init=_EMBEDDING_INIT, **precision
+        )
         self.position_embedding = nnx.Embed(
-            config.max_position_embeddings, config.hidden_size, **precision
+            config.max_position_embeddings,
+            config.hidden_size,
+            embedding_init=_EMBEDDING_INIT,
+            **precision,
         )
 
     def __call__(self, tokens):
@@ -102,7 +109,7 @@ class CLIPTextModel(nnx.Module):
       config: size of the network.
       dtype: dtype of the computation.
       param_dtype: dtype of the weights.
-      rngs: random numbers of the initialisation.
+      rngs: source of the initial weights.
     """
 
     def __init__(
@@ -111,7 +118,7 @@ class CLIPTextModel(nnx.Module):
         *,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
-        rngs: nnx.Rngs | InitKeys,
+        rngs: InitKeys,
     ):
         precision = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.config = config

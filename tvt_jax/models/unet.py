@@ -218,7 +218,7 @@ class UNet2DConditionModel(nnx.Module):
       dtype: dtype of the computation; norm statistics and softmax are float32 in any case.
       param_dtype: dtype of the weights.
       remat: recompute each block's activations in the backward pass.
-      rngs: random numbers of the initialisation.
+      rngs: source of the initial weights.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class UNet2DConditionModel(nnx.Module):
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         remat=False,
-        rngs: nnx.Rngs | InitKeys,
+        rngs: InitKeys,
     ):
         precision = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         widths, heads = config.block_out_channels, config.num_heads

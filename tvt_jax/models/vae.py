@@ -211,7 +211,7 @@ class AutoencoderKL(nnx.Module):
       dtype: dtype of the computation; norm statistics are float32 in any case.
       param_dtype: dtype of the weights.
       remat: recompute each block's activations in the backward pass.
-      rngs: random numbers of the initialisation.
+      rngs: source of the initial weights.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class AutoencoderKL(nnx.Module):
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         remat=False,
-        rngs: nnx.Rngs | InitKeys,
+        rngs: InitKeys,
     ):
         precision = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.config = config

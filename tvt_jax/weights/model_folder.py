@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -89,7 +88,7 @@ def abstract_network(kind: str, config: Any, **options: Any) -> nnx.Module:
       options: `dtype`, `param_dtype`, `remat` of the module.
     """
     module = KINDS[kind].module
-    return nnx.eval_shape(lambda: module(config, rngs=InitKeys(jax.random.key(0)), **options))
+    return nnx.eval_shape(lambda: module(config, rngs=InitKeys(None), **options))
 
 
 def read_network_config(folder: Path, kind: str) -> Any:
@@ -150,14 +149,10 @@ def init_network(kind: str, config: Any, seed: int, **options: Any) -> Network:
       seed: of the initialisation.
       options: `dtype`, `remat` of the module.
     """
-
-    @jax.jit
-    def init(key):
-        return nnx.as_pure(nnx.state(KINDS[kind].module(config, rngs=InitKeys(key), **options)))
-
-    graph = nnx.graphdef(abstract_network(kind, config, **options))
+    module = KINDS[kind].module(config, rngs=InitKeys(seed), **options)
+    graph, params = nnx.split(module)
     dtype = jnp.dtype(options.get("dtype", jnp.float32))
-    return Network(kind, config, dtype, graph, init(jax.random.key(seed)))
+    return Network(kind, config, dtype, graph, nnx.as_pure(params))
 
 
 def load_into(network: Network, folder: Path, may_lack: tuple[str, ...]) -> Network:

@@ -1,0 +1,130 @@
+"""Every backend against the plain formula in float64, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.support.parity import max_difference, noise
+from tvt_jax.models import attention
+from tvt_jax.models.attention import dot_product_attention
+
+TOLERANCE = 1e-5
+
+
+def reference(query, key, value):
+    """The formula in float64 numpy."""
+    q, k, v = (np.moveaxis(np.asarray(x, np.float64), 2, 1) for x in (query, key, value))
+    scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.moveaxis(weights / weights.sum(-1, keepdims=True) @ v, 1, 2)
+
+
+def inputs(num_queries, num_keys, heads=2, width=16, batch=2):
+    return (
+        3 * noise(batch, num_queries, heads, width, seed=1),
+        noise(batch, num_keys, heads, width, seed=2),
+        noise(batch, num_keys, heads, width, seed=3),
+    )
+
+
+@pytest.mark.parametrize("backend", ["plain", "blockwise"])
+@pytest.mark.parametrize(
+    ("num_queries", "num_keys"),
+    [(256, 512), (1, 1), (300, 77), (257, 513), (700, 1030)],
+    ids=str,
+)
+def test_equals_the_formula(backend, num_queries, num_keys):
+    qkv = inputs(num_queries, num_keys)
+    got = dot_product_attention(*qkv, backend=backend)
+    assert max_difference(got, reference(*qkv)) < TOLERANCE
+
+
+def test_large_scores_do_not_overflow():
+    query, key, value = inputs(300, 600)
+    got = dot_product_attention(100 * query, key, value, backend="blockwise")
+    # Scores reach 1500, where float32 resolves 1.2e-4: that much of each weight is uncertain.
+    assert max_difference(got, reference(100 * query, key, value)) < 5e-4
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(300, 77), (512, 600)], ids=str)
+def test_blockwise_gradients_equal_those_of_the_formula(num_queries, num_keys):
+    qkv = inputs(num_queries, num_keys)
+    weight = noise(2, num_queries, 2, 16, seed=4)
+
+    def loss(backend, q, k, v):
+        return jnp.sum(weight * dot_product_attention(q, k, v, backend=backend))
+
+    got = jax.grad(loss, argnums=(1, 2, 3))("blockwise", *qkv)
+    with jax.enable_x64(True):
+        exact = jax.grad(loss, argnums=(1, 2, 3))("plain", *(np.float64(x) for x in qkv))
+    for ours, want in zip(got, exact, strict=True):
+        assert max_difference(ours, want) < TOLERANCE * max(1.0, float(np.abs(want).max()))
+
+
+
+def test_blockwise_gradients_in_bfloat16_are_finite():
+    query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in inputs(300, 600))
+
+    def loss(q):
+        out = dot_product_attention(q, key, value, backend="blockwise")
+        return jnp.sum(out.astype(jnp.float32) ** 2)
+
+    grad = jax.grad(loss)(query)
+    assert grad.dtype == jnp.bfloat16 and bool(jnp.isfinite(grad).all())
+
+
+def _temporary_bytes(function, *shapes):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_sixteen_thousand_tokens_never_build_the_score_matrix():
+    shape = (1, 16_384, 5, 64)
+    score_matrix = 16_384**2 * 5 * 4
+    forward = _temporary_bytes(dot_product_attention, shape, shape, shape)
+    backward = _temporary_bytes(
+        jax.grad(lambda q, k, v: dot_product_attention(q, k, v).sum(), argnums=(0, 1, 2)),
+        shape,
+        shape,
+        shape,
+    )
+    assert forward < score_matrix / 20
+    assert backward < score_matrix / 10
+
+
+def test_causal_hides_the_future():
+    query, key, value = inputs(6, 6)
+    got = dot_product_attention(query, key, value, causal=True)
+    for position in range(6):
+        past = slice(0, position + 1)
+        want = reference(query[:, position : position + 1], key[:, past], value[:, past])
+        assert max_difference(got[:, position : position + 1], want) < TOLERANCE
+
+
+def test_long_sequences_choose_by_platform(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(attention, "_pallas_flash", lambda *a: chosen.append("pallas"))
+    monkeypatch.setattr(attention, "_blockwise", lambda *a: chosen.append("blockwise"))
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: chosen.append("cudnn"))
+    long = jnp.zeros((1, 4096, 1, 8))
+    for platform, dtype in (
+        ("cpu", jnp.float32), ("gpu", jnp.float32), ("gpu", jnp.bfloat16), ("tpu", jnp.bfloat16)
+    ):  # fmt: skip
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        dot_product_attention(*[long.astype(dtype)] * 3)
+    assert chosen == ["blockwise", "blockwise", "cudnn", "pallas"]
+
+
+def test_the_tpu_kernel_computes_the_same():
+    from jax.experimental.pallas import tpu as pltpu
+
+    qkv = inputs(200, 77, width=64, batch=1)
+    with pltpu.force_tpu_interpret_mode():
+        got = dot_product_attention(*qkv, backend="pallas")
+    assert max_difference(got, reference(*qkv)) < TOLERANCE
+
+
+def test_unknown_backends_are_refused():
+    with pytest.raises(ValueError, match="flashy"):
+        dot_product_attention(*inputs(2, 2), backend="flashy")
