@@ -6,6 +6,7 @@ resume.
 """
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,7 +32,10 @@ def main(argv: list[str]) -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; give a folder for checkpoints and logs.")
         config = _CONFIG.value
-        config.validate()
+        try:
+            config.validate()
+        except OSError as error:  # ml_collections tells only now that there is no such file
+            raise UserError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
         # Orbax and Grain log every file that they touch.
         logging.set_verbosity(logging.ERROR)
 
@@ -42,5 +46,14 @@ def main(argv: list[str]) -> None:
         train(config, Path(_WORKDIR.value), quiet=_QUIET.value)
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a mistake in them or in the configuration's file is one line, status 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

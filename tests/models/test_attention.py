@@ -62,7 +62,6 @@ def test_blockwise_gradients_equal_those_of_the_formula(num_queries, num_keys):
         assert max_difference(ours, want) < TOLERANCE * max(1.0, float(np.abs(want).max()))
 
 
-
 def test_blockwise_gradients_in_bfloat16_are_finite():
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in inputs(300, 600))
 

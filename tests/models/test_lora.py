@@ -1,5 +1,7 @@
 """Adapters against peft on a diffusers UNet."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,11 +50,17 @@ def adapted(tmp_path_factory):
     return reference, model, names, listed
 
 
+LATENT, TEXT = noise(1, 16, 16, 4), noise(1, 7, CONTEXT, seed=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def call(graph, params):
+    return nnx.merge(graph, params)(LATENT, jnp.array([1]), TEXT)
+
+
 def run(model):
     graph, params = nnx.split(model)
-    latent, context = noise(1, 16, 16, 4), noise(1, 7, CONTEXT, seed=1)
-    call = jax.jit(lambda p: nnx.merge(graph, p)(latent, jnp.array([1]), context))
-    return np.asarray(call(nnx.as_pure(params)))
+    return np.asarray(call(graph, nnx.as_pure(params)))
 
 
 def test_the_release_and_we_adapt_the_same_layers(adapted):
@@ -62,9 +70,8 @@ def test_the_release_and_we_adapt_the_same_layers(adapted):
 
 def test_output_equals_peft(adapted):
     reference, model, _, _ = adapted
-    latent, context = noise(1, 16, 16, 4), noise(1, 7, CONTEXT, seed=1)
     with torch.no_grad():
-        want = reference(nchw(latent), torch.tensor([1]), torch.from_numpy(context)).sample
+        want = reference(nchw(LATENT), torch.tensor([1]), torch.from_numpy(TEXT)).sample
     assert max_difference(run(model), nhwc(want)) < 1e-4
 
 

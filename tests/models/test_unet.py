@@ -25,14 +25,14 @@ from tests.support.parity import (
     noise,
 )
 from tests.support.small_release import randomise
-from tvt_jax.config import CE_UNET, PRUNED_UNET, SD21_UNET
+from tvt_jax.config import CE_UNET, PRUNED_UNET, SD21_UNET, UNetConfig
 from tvt_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D
 from tvt_jax.models.unet import (
     BasicTransformerBlock,
     Transformer2DModel,
     timestep_embedding,
 )
-from tvt_jax.weights.model_folder import load_network
+from tvt_jax.weights.model_folder import init_network, load_network
 
 
 def shrink(config, divisor, groups):
@@ -168,7 +168,7 @@ def spatial_transformer():
 def test_spatial_transformer(spatial_transformer):
     reference, graph, params = spatial_transformer
     x, context = noise(2, 6, 5, 32), noise(2, 7, 24, seed=1)
-    got = nnx.merge(graph, params)(x, context)
+    got = jax.jit(lambda p: nnx.merge(graph, p)(x, context))(params)
     with torch.no_grad():
         want = reference(nchw(x), encoder_hidden_states=torch.from_numpy(context)).sample
     assert max_difference(got, nhwc(want)) < BLOCK_TOLERANCE
@@ -195,9 +195,15 @@ def test_gradients_of_a_block(spatial_transformer):
 
 
 def test_remat_changes_neither_value_nor_gradient():
-    config = CONFIGS["SD 2.1"]
-    from tvt_jax.weights.model_folder import init_network
-
+    config = UNetConfig(
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=24,
+        attention_head_dim=2,
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
     plain = init_network("unet", config, 0)
     remat = init_network("unet", config, 0, remat=True)
     latent, context = noise(1, 8, 8, 4), noise(1, 5, 24, seed=1)
@@ -214,13 +220,15 @@ def test_remat_changes_neither_value_nor_gradient():
     assert max(jax.tree.leaves(differences)) < 1e-6
 
 
-def test_bfloat16_stays_near_float32(networks):
-    reference, network = networks
+def test_bfloat16_stays_near_float32():
+    network = init_network("unet", CONFIGS["SD 2.1"], 0)
     low = network.with_dtype(jnp.bfloat16)
     latent, context = noise(1, 8, 8, 4), noise(1, 7, 24, seed=1)
     timesteps = jnp.array([1])
-    want = network(network.params)(latent, timesteps, context)
-    got = low(low.params)(latent, timesteps, context)
+    want, got = (
+        jax.jit(lambda p, n=n: n(p)(latent, timesteps, context))(network.params)
+        for n in (network, low)
+    )
     assert got.dtype == jnp.float32
     # bfloat16 keeps 8 bits; the error must be of that order and not of a wrong cast.
     assert max_difference(got, want) < 0.05 * float(jnp.abs(want).max())

@@ -1,0 +1,223 @@
+"""From a picture to a picture, against the release's pipeline in PyTorch."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from tvt_jax.errors import UserError
+from tvt_jax.inference import memory
+from tvt_jax.inference.image_files import read_image, write_image
+from tvt_jax.inference.prompt import build_prompt
+from tvt_jax.inference.sizing import enlarge, plan_sizes
+from tvt_jax.inference.upscaler import Upscaler
+
+PROMPT = ", clean, high-resolution, 8k,"
+
+
+def picture(height, width, seed=0):
+    """Smooth colours with some noise."""
+    y, x = np.mgrid[:height, :width]
+    waves = [127 + 90 * np.sin(x / (5 + c) + y / (7 - c)) for c in range(3)]
+    noise = np.random.default_rng(seed).normal(0, 8, (height, width, 3))
+    return np.clip(np.stack(waves, -1) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def upscaler(small_model):
+    return Upscaler.from_folder(small_model, "float32")
+
+
+@pytest.fixture(scope="module")
+def restored(upscaler):
+    """(enlarged input, our unrounded output), 88 x 64: a size that SD's strides do not divide."""
+    image = picture(64, 88)
+    return image, upscaler.restore(image, color_fix="none")
+
+
+def test_equals_the_release_before_rounding(small_release, restored):
+    image, ours = restored
+    want = small_release.restore(image, PROMPT)
+    assert want.std() > 0.05  # the network does something
+    assert np.abs(ours - want).max() < 1e-4
+
+
+def test_a_file_through_the_command_equals_the_release(small_release, small_model, tmp_path):
+    """`infer --color-fix none --dtype float32` on a picture that the release enlarges first."""
+    image = picture(40, 44)
+    write_image(tmp_path / "in.png", image)
+    run_infer(
+        "--model", small_model, "--input", tmp_path / "in.png", "--output", tmp_path / "out.png",
+        "--color-fix", "none", "--dtype", "float32", "--scale", "1",
+    )  # fmt: skip
+    got = read_image(tmp_path / "out.png")
+    plan = plan_sizes(44, 40, 1)
+    want = small_release.restore(enlarge(image, plan), PROMPT)
+    want = Image.fromarray(np.round(want * 255).astype(np.uint8))
+    want = np.asarray(want.resize((44, 40), Image.Resampling.BICUBIC))
+    assert got.shape == image.shape
+    assert np.abs(got.astype(int) - want).max() <= 1
+
+
+def test_the_command_line_is_the_api(upscaler, small_model, tmp_path):
+    """A folder in, a mirrored folder out; a damaged picture is named and the others are done."""
+    for name, size in (("a.png", (16, 16)), ("sub/b.png", (16, 16))):
+        write_image(tmp_path / "in" / name, picture(*size))
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"nothing")
+    arguments = (
+        "--model", small_model, "--input", tmp_path / "in", "--output", tmp_path / "out",
+        "--scale", "1", "--skip-existing",
+    )  # fmt: skip
+    done = run_infer(*arguments, expect=2)
+    assert "broken.jpg is not a readable picture" in done.stderr
+    assert "1 of 3 pictures failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    want = upscaler(picture(16, 16), scale=1)
+    for name in ("a.png", "sub/b.png"):
+        got = read_image(tmp_path / "out" / name)
+        assert np.abs(got.astype(int) - want).max() <= 1
+    assert "skipped 2" in run_infer(*arguments, expect=2).stdout
+
+
+def run_infer(*arguments, expect=0):
+    command = [sys.executable, "-m", "tvt_jax.infer", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--input", "x.png"], "does not exist"),
+        (["--input", "{picture}", "--scale", "0"], "between 1 and 8"),
+        (["--input", "{picture}", "--model", "nowhere"], "not a model folder"),
+        (["--input", "{picture}", "--sharpness", "3"], "--sharpness"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_no_traceback(tmp_path, small_model, arguments, match):
+    write_image(tmp_path / "a.png", picture(8, 8))
+    filled = [a.format(picture=tmp_path / "a.png") for a in arguments]
+    defaults = ["--model", str(small_model), "--output", str(tmp_path / "out.png")]
+    done = run_infer(*defaults, *filled, expect=2)
+    assert match in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_repeats_exactly_and_samples_follow_the_seed(upscaler, restored):
+    image, first = restored
+    again = upscaler.restore(image, color_fix="none")
+    np.testing.assert_array_equal(again, first)
+    draws = [
+        upscaler.restore(image, color_fix="none", posterior="sample", seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert np.abs(draws[0] - draws[2]).max() > 1e-3
+    assert np.abs(draws[0] - first).max() > 1e-3
+
+
+def test_the_prompt_matters(upscaler, restored):
+    image, first = restored
+    other = upscaler.restore(image, prompt="a cat", color_fix="none")
+    assert np.abs(other - first).max() > 1e-5
+
+
+def test_one_compilation_for_each_padded_size(upscaler):
+    before = set(upscaler._compiled)
+    sizes = [(17, 23), (18, 24), (20, 20), (24, 17)]  # all padded to 24 x 24
+    outputs = [upscaler.restore(picture(*size)) for size in sizes]
+    assert [o.shape[:2] for o in outputs] == sizes
+    assert len(set(upscaler._compiled) - before) == 1
+
+
+@pytest.mark.parametrize("method", ["adain", "wavelet"])
+def test_colour_fix_sees_the_whole_cropped_image(upscaler, restored, method):
+    from tvt_jax.inference.color import color_fix
+
+    image, raw = restored
+    got = upscaler.restore(image, color_fix=method)
+    want = color_fix(raw, image.astype(np.float32) / 255, method)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_the_release_formats_prompts_like_this():
+    assert build_prompt([]) == PROMPT
+    assert build_prompt(["cat", "tree"]) == "cat, tree, clean, high-resolution, 8k,"
+    assert build_prompt([], "my words") == "my words"
+    assert build_prompt(["cat"], "my words") == "cat, my words"
+
+
+@pytest.mark.parametrize(
+    ("image", "match"),
+    [
+        (np.zeros((4, 4), np.uint8), "must be"),
+        (np.zeros((4, 4, 3), np.float32), "must be"),
+        (np.zeros((0, 4, 3), np.uint8), "must be"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(upscaler, image, match):
+    with pytest.raises(UserError, match=match):
+        upscaler(image)
+
+
+def test_too_little_memory_is_said_before_it_runs(small_model, monkeypatch):
+    fresh = Upscaler.from_folder(small_model, "float32")
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**20)
+    with pytest.raises(UserError, match="GiB of memory and 0.0 GiB are free"):
+        fresh.restore(picture(24, 24))
+
+
+def broken_copy(small_model, tmp_path, part, change):
+    model = tmp_path / "model"
+    shutil.copytree(small_model, model)
+    [path] = (model / part).glob("*.safetensors")
+    arrays = safetensors.numpy.load_file(path)
+    change(arrays)
+    safetensors.numpy.save_file(arrays, path)
+    return model
+
+
+def test_a_result_that_is_not_finite_is_not_returned(small_model, tmp_path):
+    def poison(arrays):
+        arrays["conv_out.bias"][0] = np.nan
+
+    model = broken_copy(small_model, tmp_path, "unet", poison)
+    with pytest.raises(UserError, match="not finite"):
+        Upscaler.from_folder(model, "float32").restore(picture(24, 24))
+
+
+def test_overflow_in_bfloat16_is_computed_again_in_float32(small_model, monkeypatch, capsys):
+    from tvt_jax.inference import upscaler as module
+
+    real = module._one_step
+
+    def overflowing(vae, unet, *arguments):
+        image, finite = real(vae, unet, *arguments)
+        low = unet.dtype != np.float32
+        return (image * np.nan, finite & False) if low else (image, finite)
+
+    monkeypatch.setattr(module, "_one_step", overflowing)
+    restored = Upscaler.from_folder(small_model, "bfloat16").restore(picture(24, 24))
+    assert np.isfinite(restored).all()
+    assert "float32" in capsys.readouterr().err
+
+
+def test_folders_that_do_not_belong_together_are_refused(small_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(small_model, model)
+    config = json.loads((model / "unet" / "config.json").read_text())
+    (model / "unet" / "config.json").write_text(json.dumps({**config, "cross_attention_dim": 40}))
+    with pytest.raises(UserError, match="does not fit the network of its config"):
+        Upscaler.from_folder(model)
+    for missing in ("unet", "tokenizer", "scheduler"):
+        other = tmp_path / f"without_{missing}"
+        shutil.copytree(small_model, other)
+        shutil.rmtree(other / missing)
+        with pytest.raises(UserError, match=missing):
+            Upscaler.from_folder(other)

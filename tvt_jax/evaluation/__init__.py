@@ -1,0 +1,1 @@
+"""Measurements: complexity, and later quality."""
