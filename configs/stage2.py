@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> TrainConfig:
     if variant == "tiny_decoder":
         tiny.init_vae = ""
         tiny.trained = ("encoder", "quant_conv", "post_quant_conv", "decoder")
-        tiny.steps = 4000
+        tiny.steps = 1500
         tiny.log_every = 50
         tiny.checkpoint_every = 500
         return tiny

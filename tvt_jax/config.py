@@ -398,7 +398,7 @@ class TrainConfig:
     stage: str  # which file of tvt_jax.training
     vae: VAEConfig
     trained: tuple[str, ...]  # parts of the network that learn; the rest is frozen
-    init_vae: str = ""  # VAE folder (config.json and weights) to start from; "": random weights
+    init_vae: str = ""  # VAE folder that the frozen parts come from; the others start at random
     required: tuple[str, ...] = ()  # fields that the command line must fill
     steps: int = 200_000
     seed: int = 0

@@ -33,8 +33,8 @@ def color_fix(output, reference, method):
 def _adain(output, reference):
     def statistics(image):
         # The unbiased variance and an epsilon inside the root, as the reference has them.
-        variance = jnp.var(image, axis=(0, 1), ddof=1)
-        return jnp.mean(image, axis=(0, 1)), jnp.sqrt(variance + 1e-5)
+        variance = jnp.var(image, axis=(0, 1), ddof=1, keepdims=True)
+        return jnp.mean(image, axis=(0, 1), keepdims=True), jnp.sqrt(variance + 1e-5)
 
     mean, deviation = statistics(output)
     wanted_mean, wanted_deviation = statistics(reference)

@@ -36,7 +36,7 @@ def make_stage(config: TrainConfig) -> Stage:
     options = dict(dtype=jnp.dtype(config.dtype), remat=config.remat)
     network = init_network("vae", config.vae, config.seed, **options)
     if config.init_vae:
-        network = load_into(network, Path(config.init_vae), may_lack=config.trained)
+        network = load_into(network, Path(config.init_vae), keep=config.trained)
     model = abstract_network("vae", config.vae, **options)
     graph, trained, frozen, names = split_trained(model, network.params, config.trained)
     optimizer, rate = make_optimizer(config.optim), learning_rate(config.optim)

@@ -155,14 +155,14 @@ def init_network(kind: str, config: Any, seed: int, **options: Any) -> Network:
     return Network(kind, config, dtype, graph, nnx.as_pure(params))
 
 
-def load_into(network: Network, folder: Path, may_lack: tuple[str, ...]) -> Network:
-    """Gives a network the weights of a folder that may hold only a part of them.
+def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
+    """Gives a network the weights of a folder, except for some parts.
 
     Args:
       network: with its own weights.
       folder: the network's own folder, or the model folder around it.
-      may_lack: dotted prefixes of parts that the folder need not have. They keep the network's
-        weights if it has nothing of them; a part that is there must be there whole.
+      keep: dotted prefixes of the parts that keep the network's own weights; the folder may lack
+        them.
 
     Raises:
       UserError: the folder's configuration differs, or its weights do not fit.
@@ -170,27 +170,25 @@ def load_into(network: Network, folder: Path, may_lack: tuple[str, ...]) -> Netw
     folder = folder / network.kind if (folder / network.kind).is_dir() else folder
     config, tensors = open_network(folder, network.kind)
     if config != network.config:
-        fields = [field.name for field in dataclasses.fields(config)]
         differing = [
-            f"{name} {getattr(config, name)} instead of {getattr(network.config, name)}"
-            for name in fields
-            if getattr(config, name) != getattr(network.config, name)
+            f"{field.name} {getattr(config, field.name)} instead of "
+            f"{getattr(network.config, field.name)}"
+            for field in dataclasses.fields(config)
+            if getattr(config, field.name) != getattr(network.config, field.name)
         ]
         raise UserError(f"{folder} is another architecture: {'; '.join(differing)}.")
     model = abstract_network(network.kind, config, dtype=network.dtype)
-    own = params_to_torch(model, network.params)
-
-    def part(name: str) -> str | None:
-        return next((p for p in may_lack if name.startswith(f"{p}.")), None)
-
-    present = {part(name) for name in tensors}
-    kept = {n: own[n] for n in own if part(n) is not None and part(n) not in present}
-    merged = Tensors(
+    kept = {
+        name: array
+        for name, array in params_to_torch(model, network.params).items()
+        if name.startswith(tuple(f"{part}." for part in keep))
+    }
+    both = Tensors(
         str(folder),
         {n: tensors.shape(n) for n in tensors} | {n: a.shape for n, a in kept.items()},
         lambda name: kept[name] if name in kept else tensors[name],
     )
-    params = params_from_torch(model, merged, jnp.float32, str(folder))
+    params = params_from_torch(model, both, jnp.float32, str(folder))
     return dataclasses.replace(network, params=params)
 
 
