@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "tvt_jax"
 LAYERS = (
     {"errors", "config", "atomic_write", "progress", "compilation", "cli"},
     {"models", "diffusion"},
-    {"losses", "weights", "parallel", "checkpoint", "data"},
+    {"losses", "weights", "parallel", "memory", "checkpoint", "data"},
     {"training", "inference", "evaluation"},
     {"train", "infer", "convert", "bench", "demo"},
 )

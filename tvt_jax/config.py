@@ -6,7 +6,7 @@ configurations mirror the `config.json` of a diffusers folder, key by key.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tvt_jax.errors import UserError
 
@@ -362,10 +362,11 @@ SD21_TEXT_ENCODER = TextEncoderConfig(
 
 @dataclasses.dataclass
 class OptimConfig:
-    """AdamW with a linear warm-up to a constant learning rate."""
+    """AdamW (Adam, without weight decay) with a linear warm-up."""
 
     learning_rate: float = 1e-4
     warmup_steps: int = 1000
+    schedule: str = "constant"  # after the warm-up; or "cosine", to zero at the last step
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -384,6 +385,16 @@ class DataConfig:
 
 
 @dataclasses.dataclass
+class ValidationConfig:
+    """Photographs that are measured while training, never trained on."""
+
+    folder: str = ""  # empty: no validation
+    every: int = 5000  # steps
+    crop: int = 256  # side of the crop from the middle of each photograph, px
+    pictures: int = 8  # shown in TensorBoard
+
+
+@dataclasses.dataclass
 class MeshConfig:
     """Devices along each axis; -1 takes what is left."""
 
@@ -391,25 +402,28 @@ class MeshConfig:
     fsdp: int = 1  # parts that the weights and the optimizer's moments are split into
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class TrainConfig:
-    """One training run."""
+    """What every training run has; a stage's own configuration adds its networks and losses."""
 
-    stage: str  # which file of tvt_jax.training
-    vae: VAEConfig
-    trained: tuple[str, ...]  # parts of the network that learn; the rest is frozen
-    init_vae: str = ""  # VAE folder that the frozen parts come from; the others start at random
     required: tuple[str, ...] = ()  # fields that the command line must fill
     steps: int = 200_000
     seed: int = 0
     dtype: str = "float32"  # of the computation; weights in training are float32
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    accumulate: int = 1  # parts that a batch is worked through in: less memory, the same step
+    ema_decay: float = 0.0  # of an average of the trained weights, which is then exported; 0: none
+    max_skipped: int = 20  # updates in a row without finite gradients, before the run stops
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    # What to say of a field in `required` that is empty.
+    HINTS: ClassVar[Mapping[str, str]] = {"data.train": "a folder of photographs"}
 
     def validate(self) -> None:
         """Checks what can be checked without reading files.
@@ -418,34 +432,96 @@ class TrainConfig:
           UserError: a required field is empty or a value is out of range; the message says which
             option to give.
         """
-        hints = {
-            "data.train": "a folder of photographs",
-            "init_vae": "the VAE folder whose decoder stage 1 trained",
-        }
         empty = [name for name in self.required if not self._field(name)]
         if empty:
             options = " ".join(f"--config.{name}=..." for name in empty)
-            what = ", ".join(hints[name] for name in empty)
+            what = ", ".join(self.HINTS[name] for name in empty)
             raise UserError(f"this run needs {what}: give {options}.")
         positive = (
-            "steps", "log_every", "checkpoint_every", "keep_checkpoints", "data.crop",
-            "data.batch_size", "data.threads", "optim.learning_rate",
+            "steps", "accumulate", "max_skipped", "log_every", "checkpoint_every",
+            "keep_checkpoints", "data.crop", "data.batch_size", "data.threads",
+            "optim.learning_rate", "validation.every", "validation.crop",
         )  # fmt: skip
         wrong = [name for name in positive if self._field(name) <= 0]
         if wrong:
             raise UserError(f"{', '.join(f'--config.{name}' for name in wrong)} must be positive.")
-        if self.data.crop % self.vae.downsampling:
-            raise UserError(
-                f"--config.data.crop={self.data.crop} is not a multiple of the VAE's "
-                f"downsampling, {self.vae.downsampling}."
-            )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"--config.dtype={self.dtype} is not float32 or bfloat16.")
-        if not self.trained:
-            raise UserError("--config.trained is empty: nothing would learn.")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--config.ema_decay={self.ema_decay} is not in [0, 1).")
+        for name, allowed in (
+            ("dtype", ("float32", "bfloat16")),
+            ("optim.schedule", ("constant", "cosine")),
+        ):
+            if self._field(name) not in allowed:
+                raise UserError(
+                    f"--config.{name}={self._field(name)} is not {' or '.join(allowed)}."
+                )
 
     def _field(self, name: str) -> Any:
         value = self
         for part in name.split("."):
             value = getattr(value, part)
         return value
+
+
+@dataclasses.dataclass
+class VAELossConfig:
+    """Weights of the terms of a VAE's training loss; a term of weight 0 is not computed.
+
+    The mean absolute error has weight 1. The other weights mean what they mean in latent
+    diffusion's code, although that sums where this averages; see `tvt_jax.losses`.
+    """
+
+    lpips: float = 1.0
+    kl: float = 0.0
+    latent: float = 0.0  # mean squared distance of the latent to the teacher's (ablation T2)
+    gan: float = 0.0  # on top of the adaptive weight
+    gan_start: int = 50_000  # step at which the discriminator and its term join
+
+
+@dataclasses.dataclass(kw_only=True)
+class VAETrainConfig(TrainConfig):
+    """Training of a VAE: stages 1 and 2, pre-training from scratch, and their ablations.
+
+    The latent that is decoded comes from the VAE's own encoder or from a frozen teacher. Where the
+    teacher compresses more, it encodes the enlarged image; where it has fewer channels, they are
+    interpolated.
+    """
+
+    vae: VAEConfig
+    trained: tuple[str, ...]  # parts of the VAE that learn; the rest is frozen
+    latents: str = "own"  # encoder whose latents are decoded: "own" or "teacher"
+    init_vae: str = ""  # VAE folder to start from
+    fresh: tuple[str, ...] = ()  # parts that start at random although `init_vae` is given
+    teacher: str = ""  # VAE folder of the teacher
+    lpips: str = ""  # weights of the perceptual loss; empty: where `convert lpips` puts them
+    loss: VAELossConfig = dataclasses.field(default_factory=VAELossConfig)
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+
+    HINTS: ClassVar[Mapping[str, str]] = {
+        **TrainConfig.HINTS,
+        "init_vae": "the VAE folder whose decoder stage 1 trained",
+        "teacher": "the folder of the teacher VAE (Stable Diffusion 2.1-base's vae)",
+    }
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files; see the base class."""
+        super().validate()
+        factor = self.vae.downsampling
+        for name in ("data.crop", "validation.crop"):
+            if self._field(name) % factor:
+                raise UserError(
+                    f"--config.{name}={self._field(name)} is not a multiple of the VAE's "
+                    f"downsampling, {factor}."
+                )
+        if self.latents not in ("own", "teacher"):
+            raise UserError(f"--config.latents={self.latents} is not own or teacher.")
+        if (self.latents == "teacher" or self.loss.latent) and not self.teacher:
+            raise UserError("this run learns from a teacher: give --config.teacher=...")
+        if self.latents == "teacher" and (self.loss.latent or self.loss.kl):
+            raise UserError(
+                "--config.loss.latent and --config.loss.kl are about the VAE's own latents: "
+                "they need --config.latents=own."
+            )
+        if not self.trained:
+            raise UserError("--config.trained is empty: nothing would learn.")

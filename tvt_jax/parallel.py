@@ -1,5 +1,7 @@
-"""Devices: the mesh, and which array is split over which axis of it."""
+"""Devices: processes, the mesh, and which array is split over which axis of it."""
 
+import os
+import re
 from typing import Any
 
 import jax
@@ -12,6 +14,40 @@ from tvt_jax.errors import UserError
 AXES = ("data", "fsdp")
 # Smaller arrays are copied to every device: splitting them costs more than it saves.
 _MIN_SPLIT_ELEMENTS = 2**16
+# What becomes of a parameter, by its path; the first pattern that is found in it decides. The
+# optimizer's moments have their parameter's path at their end, so they are split alike.
+SHARDING_RULES = (
+    (r"/(scale|bias)$", "replicate"),
+    (r"", "split"),
+)
+
+
+def start_processes() -> None:
+    """Joins the processes of a run on several machines; call it before anything touches a device.
+
+    The machines are found through SLURM, Kubernetes, Open MPI or the TPU's metadata, or through
+    three environment variables: JAX_COORDINATOR_ADDRESS (host:port of process 0),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+      UserError: the other processes were not found.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [name for name in names if os.environ.get(name)]
+    if given and len(given) < len(names):
+        missing = ", ".join(name for name in names if name not in given)
+        raise UserError(f"{given[0]} is set and {missing} is not; set all three or none.")
+    try:
+        if given:
+            address, processes, index = (os.environ[name] for name in names)
+            jax.distributed.initialize(address, int(processes), int(index))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed: the processes did not find each other "
+            f"({str(error).splitlines()[0]}); set {', '.join(names)}."
+        ) from error
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -45,7 +81,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Splits each large array along its longest axis that the `fsdp` axis divides.
+    """Places every array of a state by `SHARDING_RULES`.
+
+    A split array is divided along its longest axis that the `fsdp` axis divides; an array that is
+    small or has no such axis is copied to every device.
 
     Args:
       tree: arrays or `ShapeDtypeStruct`s: parameters, optimizer states.
@@ -54,15 +93,48 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
     """
     parts = mesh.shape["fsdp"]
 
-    def sharding(leaf):
+    def sharding(path, leaf):
+        name = f"/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+        rule = next(rule for pattern, rule in SHARDING_RULES if re.search(pattern, name))
         axes = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
-        if parts == 1 or leaf.size < _MIN_SPLIT_ELEMENTS or not axes:
+        if rule == "replicate" or parts == 1 or leaf.size < _MIN_SPLIT_ELEMENTS or not axes:
             return replicated(mesh)
         longest = max(axes, key=lambda axis: leaf.shape[axis])
         spec = ["fsdp" if axis == longest else None for axis in range(leaf.ndim)]
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(sharding, tree)
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+    """Inside a step: asks for whole parameters on every device, where they are used.
+
+    Without this the compiler splits convolutions by channel to follow their weights, and moves
+    activations instead; gathering weights takes less memory and less traffic.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def put_state(tree: Any, shardings: Any) -> Any:
+    """Puts a tree that every process holds whole onto the devices."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.make_array_from_callback(
+            leaf.shape, sharding, np.asarray(leaf).__getitem__, dtype=leaf.dtype
+        ),
+        tree,
+        shardings,
+    )
+
+
+def to_host(tree: Any) -> Any:
+    """Brings a tree of global arrays to every process, as numpy arrays."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -2,7 +2,7 @@
 
 A variant follows the file after a colon (`configs/stage2.py:tiny`), and any field of the
 configuration can be set: `--config.optim.learning_rate=1e-4`. Run the same command again to
-resume.
+resume. On several machines, start it on each with `--distributed`.
 """
 
 import os
@@ -19,6 +19,7 @@ from tvt_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if it holds one.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "This is one process of several.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but errors.")
 
 
@@ -40,8 +41,11 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)
 
         from tvt_jax.compilation import enable_compilation_cache
+        from tvt_jax.parallel import start_processes
         from tvt_jax.training.loop import train
 
+        if _DISTRIBUTED.value:
+            start_processes()
         enable_compilation_cache()
         train(config, Path(_WORKDIR.value), quiet=_QUIET.value)
 

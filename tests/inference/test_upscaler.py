@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+from tvt_jax import memory
 from tvt_jax.errors import UserError
-from tvt_jax.inference import memory
 from tvt_jax.inference.image_files import read_image, write_image
 from tvt_jax.inference.prompt import build_prompt
 from tvt_jax.inference.sizing import enlarge, plan_sizes

@@ -18,17 +18,17 @@ from tvt_jax.errors import UserError
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def find_photographs(folder: Path) -> list[Path]:
+def find_photographs(folder: Path, option: str) -> list[Path]:
     """Lists the pictures in a folder and below, sorted.
 
     Raises:
-      UserError: the folder is missing or has none.
+      UserError: the folder is missing or has none; `option` is what gave it.
     """
     if not folder.is_dir():
-        raise UserError(f"--config.data.train={folder} is not a folder.")
+        raise UserError(f"{option}={folder} is not a folder.")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
     if not found:
-        raise UserError(f"--config.data.train={folder} has no pictures ({', '.join(_SUFFIXES)}).")
+        raise UserError(f"{option}={folder} has no pictures ({', '.join(_SUFFIXES)}).")
     return found
 
 
@@ -72,7 +72,7 @@ def batches(config: DataConfig, seed: int, start: int) -> Iterator[dict[str, np.
             f"{processes} processes."
         )
     dataset = (
-        grain.MapDataset.source(find_photographs(Path(config.train)))
+        grain.MapDataset.source(find_photographs(Path(config.train), "--config.data.train"))
         .seed(seed)
         .shuffle()
         .repeat()

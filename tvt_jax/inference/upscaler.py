@@ -12,8 +12,8 @@ from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import COLOR_FIXES, color_fix
-from tvt_jax.inference.memory import check_fits
 from tvt_jax.inference.prompt import build_prompt, load_tokenizer, make_text_encoder, tokenize
+from tvt_jax.memory import check_fits
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.weights.model_folder import Network, load_network, read_scheduler_config
 
@@ -152,7 +152,11 @@ class Upscaler:
                 _one_step, self._vae, unet, float(self._alpha_bar), posterior == "sample"
             )
             compiled = jax.jit(step).lower(*arguments).compile()
-            check_fits(compiled, f"an image of {image.shape[1]}x{image.shape[0]} px")
+            check_fits(
+                compiled,
+                f"an image of {image.shape[1]}x{image.shape[0]} px",
+                "use a smaller image or a smaller --scale",
+            )
             self._compiled[cached] = compiled
         restored, finite = self._compiled[cached](*arguments)
         return restored, bool(finite)

@@ -18,6 +18,7 @@ from tvt_jax.models.layers import (
     Linear,
     ResnetBlock2D,
     Upsample2D,
+    normal,
     remat_call,
 )
 
@@ -178,9 +179,10 @@ class Decoder(nnx.Module):
             )
             for level, width in enumerate(widths)
         )
-        # Ablation S2: the encoder's features of the same resolution join each block's input.
+        # Ablation S2: the encoder's features of the same resolution join each block's input. They
+        # start at zero, so that a decoder that worked without them starts as it was.
         self.skip_convs = nnx.List(
-            Conv2d(width, widths[max(level - 1, 0)], 1, **precision)
+            Conv2d(width, widths[max(level - 1, 0)], 1, kernel_init=normal(0.0), **precision)
             for level, width in enumerate(widths)
             if config.skip_connections
         )
@@ -193,6 +195,10 @@ class Decoder(nnx.Module):
         Args:
           skips: features of the encoder, finest first; required by a VAE with skip connections.
         """
+        return self.conv_out(self.features(latent, skips))
+
+    def features(self, latent, skips=None):
+        """Maps [B, h, w, latent_channels] to what `conv_out` makes the image of [B, H, W, C]."""
         x = self.conv_in(latent)
         if self.mid_block is not None:
             x = remat_call(self.remat, self.mid_block, x)
@@ -200,7 +206,7 @@ class Decoder(nnx.Module):
             if len(self.skip_convs):
                 x = x + self.skip_convs[level](skips[-1 - level])
             x = remat_call(self.remat, block, x)
-        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        return nnx.silu(self.conv_norm_out(x))
 
 
 class AutoencoderKL(nnx.Module):
@@ -256,9 +262,13 @@ class AutoencoderKL(nnx.Module):
         Args:
           skips: the features that `encode` returned; only for a VAE with skip connections.
         """
+        return self.decoder.conv_out(self.decode_features(latent, skips)).astype(jnp.float32)
+
+    def decode_features(self, latent, skips=None):
+        """Decodes as `decode` does, up to the features [B, H, W, C] before the last convolution."""
         if self.post_quant_conv is not None:
             latent = self.post_quant_conv(latent)
-        return self.decoder(latent, skips).astype(jnp.float32)
+        return self.decoder.features(latent, skips)
 
 
 def sample_posterior(mean, logvar, key):

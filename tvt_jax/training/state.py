@@ -1,12 +1,13 @@
 """What changes from step to step, and what a stage gives to the loop."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -19,17 +20,28 @@ Tree = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a checkpoint must hold.
+    """Everything that a checkpoint must hold. Trees are keyed by trained network.
 
     Attributes:
-      step: int32 scalar, steps done.
+      step: int32 scalar, steps done, skipped ones included.
       params: trained parameters, float32.
-      opt_state: of the optimizer of `params`.
+      opt_state: of the optimizer of each network.
+      ema: moving average of `params`, or an empty dict.
+      skipped: int32 scalar, updates that were not finite, from the start.
+      skipped_in_row: int32 scalar, the same since the last good update.
     """
 
     step: jax.Array
-    params: Tree
-    opt_state: Tree
+    params: dict[str, Tree]
+    opt_state: dict[str, Tree]
+    ema: dict[str, Tree]
+    skipped: jax.Array
+    skipped_in_row: jax.Array
+
+    @property
+    def best_params(self) -> dict[str, Tree]:
+        """The average where one is kept, else the parameters."""
+        return self.ema or self.params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +49,48 @@ class Stage:
     """A training stage, as the loop sees it.
 
     Attributes:
-      state: at step 0 (or shapes of it).
+      params: trained parameters at step 0, keyed by network ("vae", "discriminator").
       frozen: parameters that are read and never change.
-      step: pure function (state, frozen, batch, key) -> (state, metrics); metrics are scalars.
-      export: writes the result, (state, frozen, folder).
-      trained: names of the trained parameters.
+      optim: the optimizer's settings of each trained network.
+      gradients: pure function (params, frozen, batch, key, step) -> (gradients keyed as `params`,
+        metrics). Metrics are float32 scalars with the total under "loss".
+      preview: pure function (params, frozen, batch) -> images [B, H, W, 3] float32, what the
+        networks make of a validation batch.
+      export: writes the result to a folder, (params, frozen, folder); host arrays.
+      result: where in the run's folder the result goes.
+      trained: names of the trained parameters of each network.
     """
 
-    state: TrainState
+    params: dict[str, Tree]
     frozen: Tree
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    export: Callable[[TrainState, Tree, Path], None]
-    trained: tuple[str, ...]
+    optim: Mapping[str, OptimConfig]
+    gradients: Callable[..., tuple[dict[str, Tree], dict[str, jax.Array]]]
+    preview: Callable[..., jax.Array]
+    export: Callable[[dict[str, Tree], Tree, Path], None]
+    result: Path
+    trained: Mapping[str, tuple[str, ...]]
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """AdamW with warm-up, clipping and decay as configured."""
+def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Linear from 0 over the warm-up, then constant or a cosine to 0 at `steps`."""
+    if config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(
+            config.learning_rate, max(steps - config.warmup_steps, 1)
+        )
+    else:
+        decay = optax.constant_schedule(config.learning_rate)
+    if not config.warmup_steps:
+        return decay
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up, clipping and decay as configured, for a run of `steps`."""
     transforms = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     transforms.append(
         optax.adamw(
-            learning_rate(config),
+            learning_rate(config, steps),
             b1=config.beta1,
             b2=config.beta2,
             eps=config.epsilon,
@@ -66,21 +100,34 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(*transforms)
 
 
-def learning_rate(config: OptimConfig) -> optax.Schedule:
-    """Linear from 0 to the configured rate over the warm-up, then constant."""
-    if not config.warmup_steps:
-        return optax.constant_schedule(config.learning_rate)
-    return optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+def init_state(stage: Stage, steps: int, ema: bool) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      stage: with its initial parameters, or shapes of them under `jax.eval_shape`.
+      steps: length of the run, for the learning rate's schedule.
+      ema: keep a moving average.
+    """
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=stage.params,
+        opt_state={
+            name: make_optimizer(config, steps).init(stage.params[name])
+            for name, config in stage.optim.items()
+        },
+        ema=jax.tree.map(jnp.array, stage.params) if ema else {},
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )
 
 
 def split_trained(
-    model: nnx.Module, params: nnx.State, parts: tuple[str, ...]
+    module: nnx.Module, parts: tuple[str, ...]
 ) -> tuple[nnx.GraphDef, Tree, Tree, tuple[str, ...]]:
     """Separates trained from frozen parameters by the name of the part that they are in.
 
     Args:
-      model: the network (shapes suffice).
-      params: its parameters.
+      module: the network.
       parts: dotted prefixes, for example "encoder" or "decoder.conv_out".
 
     Returns: (graph for `nnx.merge(graph, trained, frozen)`, trained, frozen, trained names).
@@ -95,15 +142,18 @@ def split_trained(
         matched.update(hits)
         return bool(hits)
 
-    module = nnx.merge(nnx.graphdef(model), params)
     graph, trained, frozen = nnx.split(module, is_trained, ...)
     unknown = [part for part in parts if part not in matched]
     if unknown:
         raise UserError(f"--config.trained: this network has no {', '.join(unknown)}.")
-    names = tuple(".".join(map(str, path)) for path, _ in nnx.to_flat_state(trained))
-    return graph, nnx.as_pure(trained), nnx.as_pure(frozen), names
+    return graph, nnx.as_pure(trained), nnx.as_pure(frozen), parameter_names(trained)
 
 
-def init_state(params: Tree, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def parameter_names(tree: Tree) -> tuple[str, ...]:
+    """Dotted names of a network's parameters."""
+    return tuple(".".join(map(str, path)) for path, _ in nnx.to_flat_state(tree))
+
+
+def num_parameters(tree: Tree) -> int:
+    """Numbers in a tree of arrays."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -33,6 +33,9 @@ from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, read_jso
 _TEXT_PREFIX = "text_model."
 # A buffer that old files carry; positions are simply 0, 1, 2 ...
 _TEXT_BUFFER = "embeddings.position_ids"
+# Settings whose difference shows in the names of the tensors; parts that are to start anew may make
+# it, as where a decoder gets skip connections.
+_SEEN_IN_NAMES = ("skip_connections",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +124,11 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
     return config, tensors
 
 
+def network_folder(folder: Path, kind: str) -> Path:
+    """A network's own folder, given that or the model folder around it."""
+    return folder / kind if (folder / kind).is_dir() else folder
+
+
 def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **options: Any) -> Network:
     """Loads a network of a model folder.
 
@@ -167,17 +175,18 @@ def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
     Raises:
       UserError: the folder's configuration differs, or its weights do not fit.
     """
-    folder = folder / network.kind if (folder / network.kind).is_dir() else folder
+    folder = network_folder(folder, network.kind)
     config, tensors = open_network(folder, network.kind)
-    if config != network.config:
-        differing = [
-            f"{field.name} {getattr(config, field.name)} instead of "
-            f"{getattr(network.config, field.name)}"
-            for field in dataclasses.fields(config)
-            if getattr(config, field.name) != getattr(network.config, field.name)
-        ]
+    differing = [
+        f"{field.name} {getattr(config, field.name)} instead of "
+        f"{getattr(network.config, field.name)}"
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != getattr(network.config, field.name)
+        and field.name not in _SEEN_IN_NAMES
+    ]
+    if differing:
         raise UserError(f"{folder} is another architecture: {'; '.join(differing)}.")
-    model = abstract_network(network.kind, config, dtype=network.dtype)
+    model = abstract_network(network.kind, network.config, dtype=network.dtype)
     kept = {
         name: array
         for name, array in params_to_torch(model, network.params).items()

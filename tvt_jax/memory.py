@@ -5,25 +5,33 @@ import jax
 from tvt_jax.errors import UserError
 
 
-def check_fits(compiled: jax.stages.Compiled, what: str) -> None:
+def check_fits(compiled: jax.stages.Compiled, what: str, advice: str) -> int | None:
     """Compares the compiler's figure with the memory that is free.
 
     Args:
       compiled: for the default device; its arguments are in memory already.
       what: the work, for the error message.
+      advice: what the user can do, for the error message.
 
+    Returns: bytes on each device that it needs on top of its arguments; None where the platform
+      does not tell.
     Raises:
       UserError: it does not fit. (Without this, Linux would kill the process without a word.)
     """
     analysis, free = compiled.memory_analysis(), free_memory()
-    if analysis is None or free is None:
-        return
-    needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    if needed > free:
+    if analysis is None:
+        return None
+    needed = (
+        analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes  # donated arguments become outputs
+    )
+    if free is not None and needed > free:
         raise UserError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            "free; use a smaller image or a smaller --scale."
+            f"free; {advice}."
         )
+    return needed
 
 
 def free_memory() -> int | None:

@@ -1,0 +1,67 @@
+"""Training a VAE from scratch: a teacher for those without Stable Diffusion, and ablations T1, T2.
+
+    python -m tvt_jax.train --config configs/pretrain_vae.py --workdir runs/teacher \
+        --config.data.train=PHOTOGRAPHS
+
+Variants, which combine with a comma (`configs/pretrain_vae.py:T1,tiny`):
+    (none)  VAE-D8 as latent diffusion trains it
+    tiny    small networks on the bundled photographs: minutes on two CPU cores, no download
+    T1      ablation: VAE-D4 from scratch, without a teacher
+    T2      ablation: VAE-D4 from scratch, its latents pulled to a teacher's by their L2 distance
+
+`tiny` made the bundled `vae_tiny_teacher`. Source of the settings: latent diffusion's autoencoder
+configurations; the weight of T2's latent term is not known.
+"""
+
+import dataclasses
+
+from tvt_jax.bundled import TINY_TEACHER, tiny_vae, use_bundled_photographs
+from tvt_jax.config import (
+    VAES,
+    DataConfig,
+    DiscriminatorConfig,
+    OptimConfig,
+    VAELossConfig,
+    VAETrainConfig,
+)
+
+
+def get_config(variant: str = "") -> VAETrainConfig:
+    """Returns the configuration of a variant."""
+    words = set(variant.split(",")) - {""}
+    if unknown := words - {"tiny", "T1", "T2"}:
+        raise ValueError(f"unknown variant {unknown}; there are tiny, T1, T2")
+    if {"T1", "T2"} <= words:
+        raise ValueError("T1 and T2 exclude each other")
+    adam = OptimConfig(learning_rate=1e-4, warmup_steps=1000, beta1=0.5, beta2=0.9)
+    config = VAETrainConfig(
+        vae=VAES["VAE-D4" if words & {"T1", "T2"} else "VAE-D8"],
+        trained=("encoder", "quant_conv", "post_quant_conv", "decoder"),
+        required=("data.train",),
+        dtype="bfloat16",
+        remat=True,
+        steps=400_000,
+        loss=VAELossConfig(kl=1e-6, gan=0.5, gan_start=50_000),
+        optim=adam,
+        discriminator_optim=dataclasses.replace(adam),
+        data=DataConfig(crop=256, batch_size=256, threads=32),
+    )
+    if "T2" in words:
+        config.loss.latent = 1.0
+        config.required = ("data.train", "teacher")
+    if "tiny" in words:
+        _shrink(config)
+    return config
+
+
+def _shrink(config: VAETrainConfig) -> None:
+    config.vae = tiny_vae(config.vae)
+    if config.loss.latent:
+        config.teacher = str(TINY_TEACHER)
+    use_bundled_photographs(config)
+    config.steps = 3000
+    # The perceptual loss needs weights that are not bundled; see README.
+    config.loss.lpips, config.loss.gan = 0.0, 0.0
+    config.discriminator = DiscriminatorConfig(base_channels=16)
+    config.optim.learning_rate, config.optim.warmup_steps = 2e-3, 50
+    config.optim.schedule = "cosine"

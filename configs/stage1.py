@@ -1,0 +1,75 @@
+"""Stage 1: a VAE decoder learns to read the latents of a frozen teacher (paper, section 3.2).
+
+    python -m tvt_jax.train --config configs/stage1.py --workdir runs/stage1 \
+        --config.data.train=PHOTOGRAPHS --config.teacher=stable-diffusion-2-1-base/vae
+
+Variants, which combine with a comma (`configs/stage1.py:V1,tiny`):
+    (none)  the paper's run: VAE-D4 from Stable Diffusion's VAE-D8, batch 256
+    tiny    small networks on the bundled photographs: minutes on two CPU cores, no download
+    V1, V2  ablations of VAE-D4's size: widths 128, 256, 512 with and without middle sections
+    S3      ablation VAE-D8C8: eight latent channels at the teacher's resolution
+    S2      ablation VAE-D8-SC: the teacher's own decoder learns to use skip connections
+
+The paper's text does not tell learning rate, number of steps and the discriminator's start; they
+follow latent diffusion's autoencoder training.
+"""
+
+import dataclasses
+
+from tvt_jax.bundled import TINY_TEACHER, tiny_vae, use_bundled_photographs
+from tvt_jax.config import (
+    VAES,
+    DataConfig,
+    DiscriminatorConfig,
+    OptimConfig,
+    VAELossConfig,
+    VAETrainConfig,
+)
+
+_ABLATIONS = {"V1": "V1", "V2": "V2", "S3": "VAE-D8C8", "S2": "VAE-D8-SC"}
+
+
+def get_config(variant: str = "") -> VAETrainConfig:
+    """Returns the configuration of a variant."""
+    words = set(variant.split(",")) - {""}
+    if unknown := words - {"tiny", *_ABLATIONS}:
+        raise ValueError(f"unknown variant {unknown}; there are tiny, {', '.join(_ABLATIONS)}")
+    names = words & set(_ABLATIONS)
+    if len(names) > 1:
+        raise ValueError(f"{' and '.join(sorted(names))} exclude each other")
+    vae = VAES[_ABLATIONS[names.pop()] if names else "VAE-D4"]
+    adam = OptimConfig(learning_rate=1e-4, warmup_steps=1000, beta1=0.5, beta2=0.9)
+    config = VAETrainConfig(
+        vae=vae,
+        latents="teacher",
+        trained=("decoder", "post_quant_conv"),
+        required=("data.train", "teacher"),
+        dtype="bfloat16",
+        remat=True,
+        steps=200_000,
+        loss=VAELossConfig(gan=0.5, gan_start=50_000),
+        optim=adam,
+        discriminator_optim=dataclasses.replace(adam),
+        data=DataConfig(crop=512, batch_size=256, threads=32),
+    )
+    if "tiny" in words:
+        _shrink(config)
+    if vae.skip_connections:
+        # The encoder is the teacher itself, and the decoder starts from the teacher's.
+        config.latents = "own"
+        config.init_vae, config.teacher = config.teacher, ""
+        config.fresh = ("decoder.skip_convs",)
+        config.required = ("data.train", "init_vae")
+    return config
+
+
+def _shrink(config: VAETrainConfig) -> None:
+    config.vae = tiny_vae(config.vae)
+    config.teacher = str(TINY_TEACHER)
+    use_bundled_photographs(config)
+    config.steps = 1500
+    # The perceptual loss needs weights that are not bundled; see README.
+    config.loss = VAELossConfig(lpips=0.0, gan=0.1, gan_start=1000)
+    config.discriminator = DiscriminatorConfig(base_channels=16)
+    for optim in (config.optim, config.discriminator_optim):
+        optim.learning_rate, optim.warmup_steps, optim.schedule = 2e-3, 50, "cosine"

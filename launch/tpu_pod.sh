@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Starts one training run on every host of a TPU VM slice, from your own machine.
+#   TPU=my-slice ZONE=us-central2-b launch/tpu_pod.sh configs/stage1.py gs://bucket/runs/stage1 [options]
+# The code and its requirements (with "jax[tpu]==0.10.2") must be on the hosts in ~/tvt_jax.
+set -euo pipefail
+config=$1 workdir=$2
+shift 2
+gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command \
+  "cd ~/tvt_jax && .venv/bin/python -m tvt_jax.train --distributed --config $config --workdir $workdir $*"

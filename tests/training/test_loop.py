@@ -1,0 +1,387 @@
+"""The loop: logs, checkpoints, signals, devices, processes, and mistakes."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.small_run import read_metrics, read_weights, small_config
+from tvt_jax import memory
+from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
+from tvt_jax.config import MeshConfig, OptimConfig, ValidationConfig
+from tvt_jax.errors import UserError
+from tvt_jax.training import loop
+from tvt_jax.training.loop import train
+
+ROOT = Path(__file__).parent.parent.parent
+# What a resumed run must repeat; speed and memory are left out.
+EXACT = ("step", "loss", "l1", "grad_norm/vae", "learning_rate/vae", "skipped")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(workdir of an uninterrupted run of six steps, its configuration)."""
+    settings = small_config(
+        ema_decay=0.5, validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=3, crop=32)
+    )
+    workdir = tmp_path_factory.mktemp("run")
+    train(settings, workdir, quiet=True)
+    return workdir, settings
+
+
+def test_metrics_are_logged_for_every_step(finished):
+    lines = read_metrics(finished[0])
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    assert lines[0]["learning_rate/vae"] == 0.0
+    assert abs(lines[-1]["learning_rate/vae"] - 1e-3) < 1e-9
+    for line in lines:
+        assert np.isfinite(line["loss"]) and line["grad_norm/vae"] > 0
+        assert line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1
+        assert line["peak_memory_gib"] > 0.05 and line["skipped"] == 0
+
+
+def test_validation_is_logged_with_pictures(finished):
+    lines = read_metrics(finished[0], "validation/psnr")
+    assert [line["step"] for line in lines] == [3, 6]
+    assert all(3 < line["validation/psnr"] < 40 for line in lines)
+    events = b"".join(path.read_bytes() for path in (finished[0] / "tensorboard").iterdir())
+    # A PNG for each of the four photographs at both steps.
+    assert events.count(b"\x89PNG") == 8 and b"validation/3" in events
+
+
+def test_the_trained_parameters_are_listed(finished):
+    names = (finished[0] / "trained_parameters.txt").read_text().split()
+    assert names and all(n.startswith(("vae.encoder.", "vae.quant_conv.")) for n in names)
+
+
+def test_the_average_is_what_is_exported(finished):
+    """The run keeps an average, so its result differs from that of the same run without."""
+    workdir, settings = finished
+    plain = dataclasses.replace(settings, ema_decay=0.0)
+    other = workdir.parent / "without_average"
+    train(plain, other, quiet=True)
+    name = "encoder.conv_in.weight"
+    assert np.abs(read_weights(workdir)[name] - read_weights(other)[name]).max() > 1e-5
+
+
+# --------------------------------------------------------------------------------------------------
+# Interruption
+# --------------------------------------------------------------------------------------------------
+
+
+def run_command(workdir, *options, wait=True):
+    command = [
+        sys.executable, "-m", "tvt_jax.train", "--config", f"{ROOT}/configs/stage2.py:tiny",
+        "--workdir", str(workdir), "--config.data.crop=32", "--config.data.batch_size=2",
+        "--config.checkpoint_every=3", "--config.log_every=1", "--config.validation.folder=",
+        "--quiet", *options,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    if wait:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    return process
+
+
+def wait_for_step(process, workdir, step):
+    path = workdir / "metrics.jsonl"
+    for _ in range(2400):
+        if path.is_file() and any(line.get("step", 0) >= step for line in _whole_lines(path)):
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def _whole_lines(path):
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # being written
+            continue
+
+
+def exact(workdir):
+    return [[line[key] for key in EXACT] for line in read_metrics(workdir)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    run_command(workdir, "--config.steps=14")
+    return workdir
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "terminate"])
+def test_an_interrupted_run_ends_bit_identical(tmp_path, number, uninterrupted):
+    process = run_command(tmp_path, "--config.steps=14", wait=False)
+    wait_for_step(process, tmp_path, 7)
+    process.send_signal(number)
+    process.wait()
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    assert not (tmp_path / "model").exists()
+    run_command(tmp_path, "--config.steps=14")
+    want, got = read_weights(uninterrupted), read_weights(tmp_path)
+    assert set(got) == set(want)
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name])
+    assert exact(tmp_path) == exact(uninterrupted)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(tmp_path, uninterrupted):
+    """kill -9 at any time, also while a checkpoint is being written: nothing is ever lost."""
+    rng, kills = np.random.default_rng(0), 0
+    options = ("--config.steps=400", "--config.checkpoint_every=2", "--config.log_every=20")
+    straight = tmp_path / "straight"
+    run_command(straight, *options)
+    workdir = tmp_path / "killed"
+    while kills < 20:
+        process = run_command(workdir, *options, wait=False)
+        # Most moments lie in the loop; some in the start-up before it.
+        time.sleep(float(rng.uniform(1.0, 14.0)))
+        if process.poll() is not None:
+            assert process.returncode == 0, process.stderr.read()
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    run_command(workdir, *options)
+    want, got = read_weights(straight), read_weights(workdir)
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name])
+    print(f"killed {kills} times")
+    assert kills >= 5
+
+
+# --------------------------------------------------------------------------------------------------
+# Devices and processes
+# --------------------------------------------------------------------------------------------------
+
+ON_DEVICES = """
+import os, sys, jax
+devices, data, fsdp, workdir = sys.argv[1:5]
+jax.config.update("jax_num_cpu_devices", int(devices))
+from pathlib import Path
+from tests.training.small_run import small_config
+from tvt_jax import parallel
+from tvt_jax.config import MeshConfig
+from tvt_jax.training.loop import train
+if "JAX_PROCESS_ID" in os.environ:
+    parallel.start_processes()
+parallel._MIN_SPLIT_ELEMENTS = 8  # split even the small arrays of this test
+settings = small_config(steps=4, ema_decay=0.9, mesh=MeshConfig(int(data), int(fsdp)))
+settings.data.batch_size = 8
+if len(sys.argv) > 5:
+    settings.steps = int(sys.argv[5])
+train(settings, Path(workdir), quiet=True)
+"""
+
+
+def start_on_devices(devices, data, fsdp, workdir, *more, env=None):
+    arguments = [*map(str, (devices, data, fsdp, workdir)), *map(str, more)]
+    command = [sys.executable, "-c", ON_DEVICES, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(env or {})})
+
+
+def run_on_devices(*arguments, **options):
+    assert start_on_devices(*arguments, **options).wait() == 0
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    run_on_devices(1, 1, 1, workdir)
+    return workdir
+
+
+def losses(workdir):
+    return [line["loss"] for line in read_metrics(workdir)]
+
+
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)], ids=["data", "fsdp"])
+def test_eight_devices_compute_what_one_does(tmp_path, mesh, on_one_device):
+    run_on_devices(8, *mesh, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
+
+
+def test_a_checkpoint_moves_to_another_mesh(tmp_path, on_one_device):
+    run_on_devices(8, 2, 4, tmp_path, 2)
+    run_on_devices(4, 4, 1, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start_two_processes(workdir, *more):
+    address = f"127.0.0.1:{free_port()}"
+    return [
+        start_on_devices(
+            2,
+            2,
+            2,
+            workdir,
+            *more,
+            env={
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(index),
+            },
+        )  # fmt: skip
+        for index in range(2)
+    ]
+
+
+def test_two_processes_train_together_and_one_goes_on(tmp_path, on_one_device):
+    processes = start_two_processes(tmp_path, 2)
+    assert [process.wait() for process in processes] == [0, 0]
+    assert (tmp_path / "model" / "vae" / "config.json").is_file()
+    run_on_devices(1, 1, 1, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
+    want, got = read_weights(on_one_device), read_weights(tmp_path)
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], atol=1e-5)
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
+    processes = start_two_processes(tmp_path, 100_000)
+    wait_for_step_of(tmp_path, 3)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert saved == read_metrics(tmp_path)[-1]["step"]
+
+
+def wait_for_step_of(workdir, step):
+    for _ in range(2400):
+        if (workdir / "metrics.jsonl").is_file() and any(
+            line.get("step", 0) >= step for line in _whole_lines(workdir / "metrics.jsonl")
+        ):
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+# --------------------------------------------------------------------------------------------------
+# Mistakes
+# --------------------------------------------------------------------------------------------------
+
+TINY = ("--config", "configs/stage2.py:tiny")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--config", "configs/stage2.py"], "--config.data.train=... --config.init_vae=..."),
+        (["--config", "configs/stage1.py"], "--config.data.train=... --config.teacher=..."),
+        ([*TINY, "--config.data.train=nowhere"], "not a folder"),
+        ([*TINY, "--config.data.train=configs"], "no pictures"),
+        ([*TINY, "--config.data.crop=63"], "not a multiple"),
+        ([*TINY, "--config.init_vae=configs"], "not a vae folder"),
+        ([*TINY, "--config.steps=0"], "must be positive"),
+        ([*TINY, "--config.mesh.data=3"], "does not fit"),
+        ([*TINY, "--config.accumulate=3"], "not a multiple"),
+        ([*TINY, "--config.latents=teacher"], "--config.teacher=..."),
+        (["--config", "configs/stage2.py:huge"], "huge"),
+        (["--config", "configs/nothing.py"], "nothing.py"),
+        ([*TINY, "--config.step=3"], "step"),
+        ([], "--config is missing"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_one_line(tmp_path, options, match):
+    command = [sys.executable, "-m", "tvt_jax.train", "--workdir", str(tmp_path / "run"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert match in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_another_run_in_the_same_folder_is_refused(finished):
+    workdir, settings = finished
+    changed = dataclasses.replace(settings, seed=1, steps=9)
+    with pytest.raises(UserError, match="another run .*seed: 0 then, 1 now"):
+        train(changed, workdir, quiet=True)
+
+
+def test_parts_that_do_not_exist_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no encodr"):
+        train(small_config(trained=("encodr",)), tmp_path, quiet=True)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        train(small_config(), tmp_path / "file" / "run", quiet=True)
+
+
+def test_too_little_memory_is_said_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
+    with pytest.raises(UserError, match="a training step needs .* --config.accumulate"):
+        train(small_config(), tmp_path, quiet=True)
+    assert not read_metrics(tmp_path)
+
+
+def test_updates_that_stay_infinite_stop_the_run_and_keep_the_good_weights(tmp_path):
+    exploding = small_config(
+        optim=OptimConfig(learning_rate=1e30, warmup_steps=0), steps=200, max_skipped=3
+    )
+    with pytest.raises(UserError, match="3 updates in a row were not finite, up to step"):
+        train(exploding, tmp_path, quiet=True)
+    last = read_metrics(tmp_path)[-1]
+    assert last["skipped_in_row"] <= 3 and last["step"] < 60
+
+
+def test_meshes_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(UserError, match="does not fit 1 devices"):
+        train(small_config(mesh=MeshConfig(data=-1, fsdp=2)), tmp_path, quiet=True)
+
+
+def test_a_full_disk_is_said_and_earlier_checkpoints_stay(tmp_path, monkeypatch):
+    """The disk fills up at the third save."""
+    import orbax.checkpoint as ocp
+
+    real, saves = ocp.CheckpointManager.save, []
+
+    def save(self, step, *arguments, **options):
+        saves.append(step)
+        if len(saves) == 3:
+            raise OSError(28, "No space left on device")
+        return real(self, step, *arguments, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    with pytest.raises(UserError, match="cannot write a checkpoint .*No space left"):
+        train(small_config(checkpoint_every=1), tmp_path, quiet=True)
+    monkeypatch.undo()
+    assert train(small_config(checkpoint_every=1), tmp_path, quiet=True).is_dir()
+
+
+def test_the_step_is_compiled_once_and_moves_nothing_behind_our_back(tmp_path, monkeypatch):
+    """Every step of a run goes through one compiled program, without implicit transfers."""
+    calls, real = [], loop._compile
+
+    def counted(*arguments):
+        compiled = real(*arguments)
+        calls.append(compiled)
+
+        def guarded(*inputs):
+            with jax.transfer_guard("disallow"):
+                return compiled(*inputs)
+
+        return guarded
+
+    monkeypatch.setattr(loop, "_compile", counted)
+    train(small_config(), tmp_path, quiet=True)
+    assert len(calls) == 1

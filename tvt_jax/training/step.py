@@ -1,0 +1,107 @@
+"""One update of everything that a stage trains: a pure function, compiled once.
+
+The stage computes gradients; what is done with them is the same for every stage: accumulation over
+parts of the batch, a check that they are finite, clipping and Adam, a moving average.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from tvt_jax.config import TrainConfig
+from tvt_jax.parallel import gathered
+from tvt_jax.training.state import Stage, TrainState, learning_rate, make_optimizer
+
+
+def make_step(
+    stage: Stage, config: TrainConfig, mesh: Mesh
+) -> Callable[..., tuple[TrainState, dict]]:
+    """Returns the update of a stage.
+
+    Returns: pure function (state, frozen, batch, key) -> (state, metrics). `key` is the run's; the
+      step's own follows from it. An update with a loss or a gradient that is not finite leaves
+      parameters, moments and average as they are and is counted. Metrics: those of the stage, and
+      "grad_norm/NAME" (before clipping) and "learning_rate/NAME" of each network, "skipped",
+      "skipped_in_row".
+    """
+    optimizers = {name: make_optimizer(c, config.steps) for name, c in stage.optim.items()}
+    rates = {name: learning_rate(c, config.steps) for name, c in stage.optim.items()}
+    gradients = accumulated(stage.gradients, config.accumulate)
+
+    def step(state: TrainState, frozen, batch, key):
+        key = jax.random.fold_in(key, state.step)
+        grads, metrics = gradients(
+            gathered(state.params, mesh), gathered(frozen, mesh), batch, key, state.step
+        )
+        norms = {name: optax.tree.norm(grads[name]) for name in optimizers}
+        finite = jnp.isfinite(metrics["loss"])
+        for norm in norms.values():
+            finite &= jnp.isfinite(norm)
+
+        params, opt_state = {}, {}
+        for name, optimizer in optimizers.items():
+            updates, opt_state[name] = optimizer.update(
+                grads[name], state.opt_state[name], state.params[name]
+            )
+            params[name] = optax.apply_updates(state.params[name], updates)
+        new = dataclasses.replace(
+            state,
+            params=params,
+            opt_state=opt_state,
+            ema=optax.incremental_update(params, state.ema, 1.0 - config.ema_decay)
+            if state.ema
+            else {},
+        )
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        new = dataclasses.replace(
+            new,
+            step=state.step + 1,
+            skipped=state.skipped + ~finite,
+            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+        )
+        for name in optimizers:
+            metrics[f"grad_norm/{name}"] = norms[name]
+            metrics[f"learning_rate/{name}"] = jnp.asarray(rates[name](state.step), jnp.float32)
+        return new, {
+            **metrics,
+            "skipped": new.skipped,
+            "skipped_in_row": new.skipped_in_row,
+        }
+
+    return step
+
+
+def accumulated(gradients: Callable[..., Any], parts: int) -> Callable[..., Any]:
+    """Computes gradients on parts of the batch, one after the other, and averages them.
+
+    Args:
+      gradients: as in `Stage`.
+      parts: how many; divides the batch.
+    """
+    if parts == 1:
+        return gradients
+
+    def run(params, frozen, batch, key, step):
+        # Part i takes every parts-th sample, so that no sample leaves its device.
+        split = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0),
+            batch,
+        )
+
+        def one(total, part):
+            index, samples = part
+            out = gradients(params, frozen, samples, jax.random.fold_in(key, index), step)
+            return jax.tree.map(jnp.add, total, out), None
+
+        first = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(gradients, params, frozen, first, key, step)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(one, zeros, (jnp.arange(parts), split))
+        return jax.tree.map(lambda x: x / parts, total)
+
+    return run

@@ -1,0 +1,239 @@
+"""Training of a VAE: stages 1 and 2, pre-training from scratch, and their ablations.
+
+stage 1       image -> frozen teacher's encoder -> decoder (trained)     L1 + LPIPS + GAN
+stage 2       image -> encoder (trained) -> frozen decoder               L1 + LPIPS
+pre-training  image -> encoder -> decoder, both trained                  L1 + LPIPS + KL + GAN
+
+Which of them a run is follows from its configuration: whose latents are decoded, what is trained,
+which terms the loss has. Generator and discriminator share one forward pass: the discriminator's
+gradient is taken at the generator's parameters before their update, where latent diffusion's code
+computes the reconstruction once more after it.
+Source: paper section 3.2; latent diffusion's `LPIPSWithDiscriminator`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tvt_jax.config import VAETrainConfig
+from tvt_jax.errors import UserError
+from tvt_jax.losses import (
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    kl_loss,
+    reconstruction_loss,
+)
+from tvt_jax.models.vae import sample_posterior
+from tvt_jax.training.state import Stage, parameter_names, split_trained
+from tvt_jax.weights.lpips import load_lpips
+from tvt_jax.weights.model_folder import (
+    Network,
+    init_network,
+    load_into,
+    load_network,
+    network_folder,
+    save_network,
+)
+from tvt_jax.weights.names import params_to_torch
+
+
+def make_stage(config: VAETrainConfig) -> Stage:
+    """Builds the networks and the gradients of a run.
+
+    Raises:
+      UserError: a folder that the configuration names is not a VAE of the configured architecture,
+        weights are missing, or `config.trained` names parts that the VAE does not have.
+    """
+    dtype = jnp.dtype(config.dtype)
+    vae = init_network("vae", config.vae, config.seed, dtype=dtype, remat=config.remat)
+    if config.init_vae:
+        vae = load_into(vae, Path(config.init_vae), keep=config.fresh)
+    module = vae(vae.params)
+    graph, trained, frozen_vae, names = split_trained(module, config.trained)
+    params, frozen = {"vae": trained}, {"vae": frozen_vae}
+    optim, trained_names = {"vae": config.optim}, {"vae": names}
+    forward = Forward(config, graph, nnx.graphdef(module.decoder.conv_out))
+    if config.teacher:
+        teacher = load_network(network_folder(Path(config.teacher), "vae"), "vae", dtype, dtype)
+        encode, frozen["teacher"] = _teacher_encoder(teacher, config)
+        forward = dataclasses.replace(forward, encode_teacher=encode)
+    if config.loss.lpips:
+        folder = Path(config.lpips) if config.lpips else None
+        lpips = load_lpips("vgg16", folder, dtype, remat=config.remat)
+        frozen["lpips"] = lpips.params
+        forward = dataclasses.replace(forward, lpips=lpips)
+    if config.loss.gan:
+        judge = init_network("discriminator", config.discriminator, config.seed + 1, dtype=dtype)
+        params["discriminator"] = judge.params
+        optim["discriminator"] = config.discriminator_optim
+        trained_names["discriminator"] = parameter_names(judge.params)
+        forward = dataclasses.replace(forward, discriminator=judge)
+
+    def export(params, frozen, folder: Path) -> None:
+        """Writes the whole VAE as a diffusers folder."""
+        whole = nnx.as_pure(nnx.state(nnx.merge(graph, params["vae"], frozen["vae"])))
+        tensors = params_to_torch(module, whole)
+        save_network(folder, "vae", config.vae, tensors, "float32")
+
+    return Stage(
+        params=params,
+        frozen=frozen,
+        optim=optim,
+        gradients=forward.gradients,
+        preview=forward.preview,
+        export=export,
+        result=Path("model") / "vae",
+        trained=trained_names,
+    )
+
+
+def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable, Any]:
+    """The teacher as (function (params, image) -> mean, log-variance, features; its parameters).
+
+    A teacher that compresses more than the VAE reads the enlarged image, so that its latent has the
+    VAE's resolution (paper, equation 1); one with fewer channels has them interpolated (S3).
+    """
+    ratio, left = divmod(teacher.config.downsampling, config.vae.downsampling)
+    if left or ratio < 1:
+        raise UserError(
+            f"--config.teacher compresses {teacher.config.downsampling} times and the VAE "
+            f"{config.vae.downsampling} times: the teacher must compress a whole multiple."
+        )
+    module = teacher(teacher.params)
+    del module.decoder, module.post_quant_conv  # their memory is not needed
+    graph, params = nnx.split(module)
+
+    def encode(params, image):
+        batch, height, width, channels = image.shape
+        if ratio > 1:
+            size = (batch, ratio * height, ratio * width, channels)
+            image = jax.image.resize(image, size, "bicubic")
+        mean, logvar, features = nnx.merge(graph, params).encode(image)
+        if teacher.config.latent_channels != config.vae.latent_channels:
+            shape = (*mean.shape[:-1], config.vae.latent_channels)
+            mean, logvar = (jax.image.resize(x, shape, "linear") for x in (mean, logvar))
+        return mean, logvar, features
+
+    return encode, nnx.as_pure(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """The pure functions of a run: what its networks compute, and the gradients of its loss.
+
+    Attributes:
+      config: of the run.
+      graph: of the VAE, for `nnx.merge(graph, trained, frozen)`.
+      last_graph: of its last convolution.
+      encode_teacher: function (params, image [B, H, W, 3]) -> (mean, log-variance, features).
+      lpips: network of the perceptual loss.
+      discriminator: network of the adversarial loss.
+    """
+
+    config: VAETrainConfig
+    graph: nnx.GraphDef
+    last_graph: nnx.GraphDef
+    encode_teacher: Callable | None = None
+    lpips: Network | None = None
+    discriminator: Network | None = None
+
+    def gradients(self, params, frozen, batch, key, step):
+        """Gradients of the VAE and, with a GAN, of the discriminator.
+
+        Args:
+          params: {"vae", and "discriminator" with a GAN}, trained parameters.
+          frozen: {"vae": the rest of the VAE, and "teacher", "lpips" where they are used}.
+          batch: {"hr": [B, H, W, 3] float32 in [-1, 1]}.
+          key: for the sample of the posterior.
+          step: number of the step, for the discriminator's start.
+
+        Returns: (gradients keyed as `params`, metrics).
+        """
+        image, loss = batch["hr"], self.config.loss
+        (features, last, latent_loss), backward, parts = jax.vjp(
+            lambda vae: self._features(vae, frozen, image, key), params["vae"], has_aux=True
+        )
+        output, backward_last = jax.vjp(self._last_convolution, features, last)
+        (reconstruction, more), cotangent = jax.value_and_grad(self._reconstruction, has_aux=True)(
+            output, image, frozen
+        )
+        parts |= more
+        grads, total = {}, reconstruction + latent_loss
+        if self.discriminator is not None:
+            cotangent, grads["discriminator"], adversarial, more = jax.lax.cond(
+                step < loss.gan_start,
+                self._before_discriminator,
+                self._with_discriminator,
+                *(params["discriminator"], features, last, output, image, cotangent),
+            )
+            total, parts = total + adversarial, parts | more
+        (grads["vae"],) = backward((*backward_last(cotangent), jnp.ones_like(latent_loss)))
+        return grads, {"loss": total, **parts}
+
+    def preview(self, params, frozen, batch):
+        """Reconstructs images [B, H, W, 3] from the mean of their latents."""
+        vae = nnx.merge(self.graph, params["vae"], frozen["vae"])
+        mean, _, skips = self._encode(vae, frozen, batch["hr"])
+        return vae.decode(mean, skips)
+
+    def _encode(self, vae, frozen, image):
+        if self.config.latents == "teacher":
+            return self.encode_teacher(frozen["teacher"], image)
+        return vae.encode(image)
+
+    def _features(self, trained, frozen, image, key):
+        """((features [B, H, W, C] before the last convolution, it, loss of the latents), parts)."""
+        loss, parts, total = self.config.loss, {}, jnp.float32(0.0)
+        vae = nnx.merge(self.graph, trained, frozen["vae"])
+        mean, logvar, skips = self._encode(vae, frozen, image)
+        features = vae.decode_features(sample_posterior(mean, logvar, key), skips)
+        if loss.kl:
+            kl, parts = kl_loss(mean, logvar, image[0].size)
+            total += loss.kl * kl
+        if loss.latent:
+            wanted, _, _ = self.encode_teacher(frozen["teacher"], image)
+            parts["latent"] = jnp.mean(jnp.square(mean - wanted))
+            total += loss.latent * parts["latent"]
+        last = nnx.as_pure(nnx.state(vae.decoder.conv_out))
+        return (features, last, total), parts
+
+    def _last_convolution(self, features, last):
+        return nnx.merge(self.last_graph, last)(features).astype(jnp.float32)
+
+    def _reconstruction(self, output, image, frozen):
+        if self.lpips is None:
+            return reconstruction_loss(output, image)
+        perceptual = self.lpips(frozen["lpips"])
+        return reconstruction_loss(output, image, perceptual, self.config.loss.lpips)
+
+    def _with_discriminator(self, params, features, last, output, image, cotangent):
+        """Adds the adversarial term to the gradient of the output, and trains its judge."""
+        judge = self.discriminator
+
+        def fool(output):
+            return generator_loss(judge(params)(output))[0]
+
+        def tell_apart(params):
+            return discriminator_loss(judge(params)(image), judge(params)(output))
+
+        generator, towards_real = jax.value_and_grad(fool)(output)
+        weight = self.config.loss.gan * adaptive_weight(
+            features, last["kernel"].shape, cotangent, towards_real
+        )
+        (_, parts), grads = jax.value_and_grad(tell_apart, has_aux=True)(params)
+        parts |= {"generator": generator, "gan_weight": weight}
+        return cotangent + weight * towards_real, grads, weight * generator, parts
+
+    def _before_discriminator(self, *arguments):
+        """The same shapes, without the work."""
+        _, grads, adversarial, parts = jax.tree.map(
+            lambda shape: jnp.zeros(shape.shape, shape.dtype),
+            jax.eval_shape(self._with_discriminator, *arguments),
+        )
+        return arguments[-1], grads, adversarial, parts

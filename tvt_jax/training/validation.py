@@ -1,0 +1,70 @@
+"""What the networks make of photographs that they never train on, measured while they train."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from tvt_jax.config import ValidationConfig
+from tvt_jax.data.photographs import find_photographs
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation.metrics import psnr
+from tvt_jax.parallel import put_batch, replicated
+from tvt_jax.training.state import Stage
+
+
+class Validation:
+    """Measures a stage's preview on a folder of photographs.
+
+    Args:
+      stage: with its `preview`.
+      config: folder, crop, number of pictures.
+      mesh: of the run.
+
+    Raises:
+      UserError: the folder is missing or empty, or a photograph is smaller than the crop.
+    """
+
+    def __init__(self, stage: Stage, config: ValidationConfig, mesh):
+        self._mesh, self._pictures = mesh, config.pictures
+        self._targets = [
+            _middle(path, config.crop)
+            for path in find_photographs(Path(config.folder), "--config.validation.folder")
+        ]
+        self._preview = jax.jit(stage.preview, out_shardings=replicated(mesh))
+
+    def __call__(self, params, frozen) -> tuple[dict[str, float], list[np.ndarray]]:
+        """Runs the networks on all photographs.
+
+        Returns: (averages by metric, for each shown photograph output and target side by side,
+          [H, 2 W, 3] uint8).
+        """
+        values, shown = [], []
+        # One photograph for each device at a time, so that all batches have one shape.
+        size = self._mesh.size
+        for first in range(0, len(self._targets), size):
+            targets = self._targets[first : first + size]
+            padded = np.stack([*targets, *targets[-1:] * (size - len(targets))])
+            share = padded[jax.process_index() :: jax.process_count()]
+            pixels = {"hr": share.astype(np.float32) / 127.5 - 1.0}
+            outputs = jax.device_get(self._preview(params, frozen, put_batch(pixels, self._mesh)))
+            for output, target in zip(outputs, targets, strict=False):
+                restored = np.clip(np.round((output + 1.0) * 127.5), 0, 255).astype(np.uint8)
+                values.append({"psnr": psnr(restored, target)})
+                if len(shown) < self._pictures:
+                    shown.append(np.concatenate([restored, target], axis=1))
+        return {name: float(np.mean([v[name] for v in values])) for name in values[0]}, shown
+
+
+def _middle(path: Path, crop: int) -> np.ndarray:
+    """The [crop, crop, 3] uint8 crop from the middle of a photograph."""
+    with Image.open(path) as picture:
+        image = np.asarray(picture.convert("RGB"))
+    if min(image.shape[:2]) < crop:
+        raise UserError(
+            f"{path} is {image.shape[1]}x{image.shape[0]} px, smaller than "
+            f"--config.validation.crop={crop}."
+        )
+    top, left = ((side - crop) // 2 for side in image.shape[:2])
+    return image[top : top + crop, left : left + crop]
