@@ -5,12 +5,17 @@ import jax
 from tvt_jax.errors import UserError
 
 
-def check_fits(compiled: jax.stages.Compiled, what: str) -> None:
+def check_fits(
+    compiled: jax.stages.Compiled,
+    what: str,
+    advice: str = "use a smaller image or a smaller --scale",
+) -> None:
     """Compares the compiler's figure with the memory that is free.
 
     Args:
       compiled: for the default device; its arguments are in memory already.
       what: the work, for the error message.
+      advice: what to do about it, for the error message.
 
     Raises:
       UserError: it does not fit. (Without this, Linux would kill the process without a word.)
@@ -22,7 +27,7 @@ def check_fits(compiled: jax.stages.Compiled, what: str) -> None:
     if needed > free:
         raise UserError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            "free; use a smaller image or a smaller --scale."
+            f"free; {advice}."
         )
 
 
