@@ -4,6 +4,8 @@ Latent diffusion sums over the elements of an image where we average: the tests 
 as it does, and compare after division by the number of elements.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from flax import nnx
 
-from tests.support.parity import convert_module, max_difference, nchw, nhwc, noise
+from tests.support.parity import PRECISION, convert_module, max_difference, nchw, nhwc, noise
 from tests.support.torch_discriminator import nlayer_discriminator, parameters_of
 from tvt_jax.config import DiscriminatorConfig
 from tvt_jax.losses import (
@@ -23,7 +25,7 @@ from tvt_jax.losses import (
     kl_loss,
     reconstruction_loss,
 )
-from tvt_jax.models.layers import Conv2d
+from tvt_jax.models.layers import Conv2d, InitKeys
 from tvt_jax.weights.model_folder import abstract_network
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import torch_tensors_as_numpy
@@ -112,6 +114,62 @@ class FlaxGenerator(nnx.Module):
         self.conv_out = Conv2d(CHANNELS, 3, 3, padding=(1, 1), **precision)
 
 
+DISC_WEIGHT, DISC_START, KL_WEIGHT = 0.5, 5, 1e-2
+LATENT, TARGET = noise(2, 32, 32, 4), np.clip(noise(2, 32, 32, 3, seed=1), -1, 1)
+ELEMENTS = TARGET[0].size
+CRITIC = abstract_network("discriminator", DiscriminatorConfig(base_channels=8))
+
+
+def latent_diffusion(generator, critic, step):
+    """As its code does it: sums over elements, autograd twice at the last layer, the total's grad.
+
+    Returns: (total loss, weight of the generator's loss, gradient of the latent); the parameters'
+      gradients are left in `generator`.
+    """
+    x, z = nchw(TARGET), nchw(LATENT).requires_grad_()
+    y = generator.conv_out(torch.tanh(generator.body(z)))
+    rec = (x - y).abs().sum() / 2
+    kl = 0.5 * torch.sum(z**2) / 2  # of a posterior with mean z and variance 1
+    gen = -critic(y).mean()
+    last = generator.conv_out.weight
+    rec_norm, gen_norm = (
+        torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rec, gen)
+    )
+    weight = DISC_WEIGHT * torch.clamp(rec_norm / (gen_norm + 1e-4), 0.0, 1e4).detach()
+    weight = weight * (0.0 if step < DISC_START else 1.0)
+    total = rec + KL_WEIGHT * kl + weight * gen
+    total.backward()
+    return total.item(), weight.item(), nhwc(z.grad)
+
+
+@functools.cache
+def our_step():
+    """The same from two cotangents and one pass back, with means."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: FlaxGenerator(**PRECISION, rngs=InitKeys(None))))
+
+    @jax.jit
+    def step_fn(params, critic_params, step):
+        critic = nnx.merge(nnx.graphdef(CRITIC), critic_params)
+
+        def forward(params, latent):
+            module = nnx.merge(graph, params)
+            features = jnp.tanh(module.body(latent))
+            return module.conv_out(features), features
+
+        output, back, features = jax.vjp(forward, params, jnp.asarray(LATENT), has_aux=True)
+        rec, rec_cotangent = jax.value_and_grad(lambda y: reconstruction_loss(y, TARGET)[0])(output)
+        gen, gen_cotangent = jax.value_and_grad(lambda y: generator_loss(critic(y))[0])(output)
+        kernel = nnx.merge(graph, params).conv_out.kernel
+        weight = DISC_WEIGHT * discriminator_factor(step, DISC_START)
+        weight *= adaptive_weight(features, kernel.shape, rec_cotangent, gen_cotangent)
+        grads, latent_grad = back(rec_cotangent + weight * gen_cotangent)
+        kl, kl_grad = jax.value_and_grad(lambda z: kl_loss(z, 0 * z, ELEMENTS)[0])(LATENT)
+        loss = rec + KL_WEIGHT * kl + weight * gen
+        return loss, weight, grads, latent_grad + KL_WEIGHT * kl_grad
+
+    return step_fn
+
+
 # name: (scale of the discriminator's last layer, step, what the weight should be)
 CASES = {
     "between the limits": (1e4, 10, "free"),
@@ -123,81 +181,33 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_generators_loss_is_latent_diffusions(case):
-    """Adaptive weight and gradients of all parameters, from two cotangents and one pass back.
-
-    The reference sums over elements, calls autograd twice at the last layer and differentiates the
-    total loss.
-    """
+    """Adaptive weight, total loss, and gradients of all parameters and the latent."""
     scale, step, expected = CASES[case]
-    disc_weight, disc_start, kl_weight = 0.5, 5, 1e-2
     torch.manual_seed(0)
     generator, critic = Generator(), nlayer_discriminator(base=8).train()
     with torch.no_grad():
         critic.main[-1].weight.mul_(scale)
-    latent, target = noise(2, 32, 32, 4), np.clip(noise(2, 32, 32, 3, seed=1), -1, 1)
-    elements = target[0].size
-
-    # Latent diffusion, as its code does it.
-    x, z = nchw(target), nchw(latent).requires_grad_()
-    y = generator.conv_out(torch.tanh(generator.body(z)))
-    rec = (x - y).abs().sum() / 2
-    kl = 0.5 * torch.sum(z**2) / 2  # of a posterior with mean z and variance 1
-    gen = -critic(y).mean()
-    last = generator.conv_out.weight
-    rec_norm, gen_norm = (
-        torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rec, gen)
-    )
-    ratio = torch.clamp(rec_norm / (gen_norm + 1e-4), 0.0, 1e4).detach()
-    factor = 0.0 if step < disc_start else 1.0
-    want_weight = (ratio * disc_weight * factor).item()
-    total = rec + kl_weight * kl + ratio * disc_weight * factor * gen
-    total.backward()
-
-    # Ours.
+    total, want_weight, want_latent_grad = latent_diffusion(generator, critic, step)
     graph, params = convert_module(generator, FlaxGenerator)
-    model = abstract_network("discriminator", DiscriminatorConfig(base_channels=8))
-    judge = nnx.merge(
-        nnx.graphdef(model),
-        params_from_torch(
-            model, torch_tensors_as_numpy(parameters_of(critic), "critic"), jnp.float32, "critic"
-        ),
-    )
+    tensors = torch_tensors_as_numpy(parameters_of(critic), "critic")
+    critic_params = params_from_torch(CRITIC, tensors, jnp.float32, "critic")
+    loss, weight, grads, latent_grad = our_step()(params, critic_params, step)
 
-    def ours(params, latent):
-        def forward(params, latent):
-            module = nnx.merge(graph, params)
-            features = jnp.tanh(module.body(latent))
-            return module.conv_out(features), features
-
-        output, back, features = jax.vjp(forward, params, latent, has_aux=True)
-        rec, rec_cotangent = jax.value_and_grad(lambda y: reconstruction_loss(y, target)[0])(output)
-        gen, gen_cotangent = jax.value_and_grad(lambda y: generator_loss(judge(y))[0])(output)
-        kernel = nnx.merge(graph, params).conv_out.kernel
-        weight = disc_weight * discriminator_factor(step, disc_start)
-        weight *= adaptive_weight(features, kernel.shape, rec_cotangent, gen_cotangent)
-        grads, latent_grad = back(rec_cotangent + weight * gen_cotangent)
-        kl, kl_grad = jax.value_and_grad(lambda z: kl_loss(z, jnp.zeros_like(z), elements)[0])(
-            latent
-        )
-        loss = rec + kl_weight * kl + weight * gen
-        return loss, weight, grads, latent_grad + kl_weight * kl_grad
-
-    loss, weight, grads, latent_grad = jax.jit(ours)(params, latent)
-
-    limit = disc_weight * 1e4 / elements
-    assert {"free": 0 < weight < 0.99 * limit, "limit": weight > 0, "zero": weight == 0}[expected]
-    if expected == "limit":
-        np.testing.assert_allclose(weight, limit, rtol=1e-6)
-    np.testing.assert_allclose(weight, want_weight / elements, rtol=TOLERANCE)
-    np.testing.assert_allclose(loss, total.item() / elements, rtol=TOLERANCE, atol=TOLERANCE)
+    limit = DISC_WEIGHT * 1e4 / ELEMENTS
+    if expected == "free":
+        assert 0 < weight < 0.99 * limit
+    else:
+        np.testing.assert_allclose(weight, limit if expected == "limit" else 0.0, rtol=1e-6)
+    np.testing.assert_allclose(weight, want_weight / ELEMENTS, rtol=TOLERANCE)
+    np.testing.assert_allclose(loss, total / ELEMENTS, rtol=TOLERANCE, atol=TOLERANCE)
     named = params_to_torch(nnx.merge(graph, params), grads)
-    want = {name: p.grad.numpy() / elements for name, p in generator.named_parameters()}
+    want = {name: p.grad.numpy() / ELEMENTS for name, p in generator.named_parameters()}
     assert set(named) == set(want)
     for name, gradient in want.items():
         largest = np.abs(gradient).max()
         assert max_difference(named[name], gradient) < TOLERANCE * max(1.0, largest), name
         assert max_difference(named[name], gradient) < 1e-4 * largest, name
-    assert max_difference(latent_grad, nhwc(z.grad) / elements) < TOLERANCE
+    assert max_difference(latent_grad, want_latent_grad / ELEMENTS) < TOLERANCE
 
 
 def test_the_adaptive_weight_has_no_gradient_and_is_float32():

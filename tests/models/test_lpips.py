@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from tests.support.lpips_package import reference_lpips
-from tests.support.parity import nchw, nhwc, noise
+from tests.support.parity import max_difference, nchw, nhwc, noise
 from tvt_jax.config import LPIPS_NETS, LPIPSConfig
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lpips import LPIPS
@@ -16,6 +15,7 @@ from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import abstract_network
 
 TOLERANCE = 1e-5  # on distances of about 0.5
+TINY = LPIPSConfig((8, 8), (2, 1), (3, 3), (1, 1), (1, 1), (0, 2))
 
 
 def images(height, width, batch=2):
@@ -27,75 +27,76 @@ def images(height, width, batch=2):
     return noisy.astype(np.float32), waves.astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=LPIPS_NETS)
-def networks(request):
-    return reference_lpips(request.param), load_lpips(request.param)
+# An odd size, of which the poolings drop rows and columns.
+IMAGE, TARGET = images(51, 37)
 
 
-def test_distances(networks):
-    """An odd size: the poolings drop rows."""
-    reference, network = networks
-    image, target = images(67, 53)
-    got = jax.jit(lambda p, a, b: network(p)(a, b))(network.params, image, target)
-    with torch.no_grad():
-        want = reference(nchw(image), nchw(target)).flatten().numpy()
+@pytest.mark.parametrize("net", LPIPS_NETS)
+def test_distances_and_gradients(net):
+    reference, network = reference_lpips(net), load_lpips(net)
+
+    def mean(image, params):
+        distances = network(params)(image, TARGET)
+        return jnp.mean(distances), distances
+
+    grad, got = jax.jit(jax.grad(mean, has_aux=True))(IMAGE, network.params)
+    leaf = nchw(IMAGE).requires_grad_()
+    distances = reference(leaf, nchw(TARGET)).flatten()
+    distances.mean().backward()
+    want, want_grad = distances.detach().numpy(), nhwc(leaf.grad)
     assert got.dtype == jnp.float32 and want.min() > 0.1
     np.testing.assert_allclose(got, want, atol=TOLERANCE)
-    assert float(network(network.params)(target[:1], target[:1])[0]) == 0.0
+    largest = np.abs(want_grad).max()  # about 1e-3
+    assert max_difference(grad, want_grad) < min(TOLERANCE, 1e-4 * largest)
 
 
-def test_gradients(networks):
-    reference, network = networks
-    image, target = images(48, 40)
-    loss = jax.grad(lambda a: jnp.mean(network(network.params)(a, target)))
-    got = np.asarray(jax.jit(loss)(image))
-    leaf = nchw(image).requires_grad_()
-    reference(leaf, nchw(target)).mean().backward()
-    want = nhwc(leaf.grad)
-    # Of the largest, which is about 1e-3.
-    assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max() * 10
-    assert np.abs(got - want).max() < TOLERANCE
-
-
-def test_gradients_where_all_features_are_zero():
-    """PyTorch's and the plain formula's are not a number there."""
-    config = LPIPSConfig((4, 4), (1, 1), (3, 3), (1, 1), (1, 1), (0, 2))
-    model = LPIPS(config, rngs=InitKeys(0))
-    for layer in (model.features[0], model.features[3]):
-        layer.bias[...] = jnp.full_like(layer.bias, -100.0)
-    image, target = noise(1, 8, 8, 3), noise(1, 8, 8, 3, seed=1)
-    assert not np.any(model._trunk(jnp.asarray(image))[0])
-    value, grad = jax.value_and_grad(lambda a: model(a, target)[0])(image)
-    assert value == 0.0 and np.all(np.isfinite(grad))
-
-    # Half of the positions without features.
-    model.features[0].bias[...] = jnp.full_like(model.features[0].bias, -0.7)
-    features = model._trunk(jnp.asarray(image))[0]
-    empty = np.all(np.asarray(features) == 0, axis=-1)
-    assert 0 < empty.sum() < empty.size
-    grad = jax.grad(lambda a: model(a, target)[0])(image)
-    assert np.all(np.isfinite(grad)) and np.any(grad)
-
-
-def test_bfloat16_trunk(networks):
+def test_bfloat16_trunk():
     """bfloat16 keeps 8 bits; the norms and the distance stay float32."""
-    _, network = networks
-    image, target = images(48, 40)
-    exact = network(network.params)(image, target)
-    rough = network.with_dtype(jnp.bfloat16)
-    got = jax.jit(lambda p, a, b: rough(p)(a, b))(rough.params, image, target)
+    network = load_lpips("vgg16")
+    call = jax.jit(lambda graph, p, a, b: nnx.merge(graph, p)(a, b), static_argnums=0)
+    exact, got = (
+        call(n.graph, n.params, IMAGE[:1, :32, :32], TARGET[:1, :32, :32])
+        for n in (network, network.with_dtype(jnp.bfloat16))
+    )
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, exact, rtol=0.02)
-    assert np.abs(got - exact).max() > TOLERANCE  # it was bfloat16
+    assert max_difference(got, exact) > TOLERANCE  # it was bfloat16
+
+
+def test_equal_images_have_no_distance():
+    graph, params = nnx.split(LPIPS(TINY, rngs=InitKeys(0)))
+    distances = jax.jit(lambda a: nnx.merge(graph, params)(a, a))(IMAGE)
+    np.testing.assert_array_equal(distances, np.zeros(2))
+
+
+@pytest.mark.parametrize(("bias", "all_empty"), [(-100.0, True), (-0.7, False)])
+def test_gradients_where_features_are_zero(bias, all_empty):
+    """Of all positions, and of some; PyTorch's and the plain formula's are not a number there."""
+    model = LPIPS(TINY, rngs=InitKeys(0))
+    for layer in model.features:
+        if hasattr(layer, "bias"):
+            layer.bias[...] = jnp.full_like(layer.bias, bias)
+    graph, params = nnx.split(model)
+    image, target = noise(1, 16, 16, 3), noise(1, 16, 16, 3, seed=1)
+
+    @jax.jit
+    def run(image):
+        model = nnx.merge(graph, params)
+        value, grad = jax.value_and_grad(lambda a: model(a, target)[0])(image)
+        return value, grad, model._trunk(image)[0]
+
+    value, grad, features = run(image)
+    empty = np.all(np.asarray(features) == 0, axis=-1)
+    assert empty.all() if all_empty else 0 < empty.sum() < empty.size
+    assert np.all(np.isfinite(grad)) and np.any(grad) != all_empty
+    assert (value == 0) == all_empty
 
 
 def test_rematerialisation_changes_nothing():
-    image, target = images(32, 32, batch=1)
-    config = LPIPSConfig((8, 8), (2, 1), (3, 3), (1, 1), (1, 1), (0, 2))
-    graph, params = nnx.split(LPIPS(config, rngs=InitKeys(0)))
+    graph, params = nnx.split(LPIPS(TINY, rngs=InitKeys(0)))
     plain, again = (
-        jax.jit(jax.grad(lambda a, g=g: nnx.merge(g, params)(a, target)[0]))(image)
-        for g in (graph, nnx.graphdef(abstract_network("lpips", config, remat=True)))
+        jax.jit(jax.grad(lambda a, g=g: nnx.merge(g, params)(a, TARGET)[0]))(IMAGE)
+        for g in (graph, nnx.graphdef(abstract_network("lpips", TINY, remat=True)))
     )
     np.testing.assert_allclose(again, plain, atol=1e-8)
 

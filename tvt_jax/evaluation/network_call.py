@@ -1,6 +1,7 @@
 """Networks at exact precision, compiled once for each shape."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from tvt_jax.weights.model_folder import Network
 _PROGRAMS: dict[tuple, jax.stages.Compiled] = {}
 
 
-def call_network(function: Callable, network: Network, *arrays: np.ndarray) -> jax.Array:
+def call_network(function: Callable, network: Network, *arrays: np.ndarray) -> Any:
     """Calls `function(module, *arrays)` under jit.
 
     Matrix products are float32 in full: accelerators round them otherwise, and figures of different

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from tvt_jax.errors import UserError
 from tvt_jax.evaluation.network_call import call_network
 from tvt_jax.inference.sizing import pad
 from tvt_jax.weights.model_folder import Network
@@ -23,14 +24,17 @@ def reconstruct_batch(vae: Network, images: np.ndarray) -> np.ndarray:
 
     Returns: [B, H, W, 3] uint8.
     Raises:
-      UserError: memory does not suffice.
+      UserError: memory does not suffice, or the output is not finite.
     """
     height, width = images.shape[1:3]
     padded = np.stack([pad(image, vae.config.downsampling) for image in images])
-    return np.asarray(call_network(_reconstruct, vae, padded))[:, :height, :width]
+    output, finite = call_network(_reconstruct, vae, padded)
+    if not finite:
+        raise UserError("the VAE's output is not finite; its weights are damaged.")
+    return np.asarray(output)[:, :height, :width]
 
 
 def _reconstruct(module, images):
     mean, _, skips = module.encode(images.astype(jnp.float32) / 127.5 - 1.0)
     output = (module.decode(mean, skips) + 1.0) * 127.5
-    return jnp.clip(jnp.round(output), 0, 255).astype(jnp.uint8)
+    return jnp.clip(jnp.round(output), 0, 255).astype(jnp.uint8), jnp.isfinite(output).all()
