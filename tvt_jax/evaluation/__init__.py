@@ -1,1 +1,1 @@
-"""Measurements: complexity, and later quality."""
+"""Measurements: complexity of the networks, quality of images."""

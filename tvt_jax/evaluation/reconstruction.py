@@ -1,27 +1,40 @@
 """What a VAE keeps of an image."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation.network_call import call_network
+from tvt_jax.inference.sizing import pad
 from tvt_jax.weights.model_folder import Network
 
 
 def reconstruct(vae: Network, image: np.ndarray) -> np.ndarray:
-    """Encodes an image to the posterior's mean and decodes it.
+    """Encodes one image [H, W, 3] uint8 and decodes it; see `reconstruct_batch`."""
+    return reconstruct_batch(vae, image[None])[0]
+
+
+def reconstruct_batch(vae: Network, images: np.ndarray) -> np.ndarray:
+    """Encodes images to the posterior's mean and decodes it; a program is compiled for each shape.
 
     Args:
       vae: a VAE with its weights.
-      image: [H, W, 3] uint8, sides multiples of the VAE's downsampling.
+      images: [B, H, W, 3] uint8 of any size; padded to a multiple of the VAE's downsampling, and
+        the result is cut again.
 
-    Returns: [H, W, 3] uint8.
+    Returns: [B, H, W, 3] uint8.
+    Raises:
+      UserError: memory does not suffice, or the output is not finite.
     """
+    height, width = images.shape[1:3]
+    padded = np.stack([pad(image, vae.config.downsampling) for image in images])
+    output, finite = call_network(_reconstruct, vae, padded)
+    if not finite:
+        raise UserError("the VAE's output is not finite; its weights are damaged.")
+    return np.asarray(output)[:, :height, :width]
 
-    @jax.jit
-    def run(params, pixels):
-        module = vae(params)
-        mean, _, skips = module.encode(pixels)
-        return module.decode(mean, skips)
 
-    output = run(vae.params, jnp.asarray(image, jnp.float32)[None] / 127.5 - 1.0)[0]
-    return np.clip(np.round((np.asarray(output) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+def _reconstruct(module, images):
+    mean, _, skips = module.encode(images.astype(jnp.float32) / 127.5 - 1.0)
+    output = (module.decode(mean, skips) + 1.0) * 127.5
+    return jnp.clip(jnp.round(output), 0, 255).astype(jnp.uint8), jnp.isfinite(output).all()

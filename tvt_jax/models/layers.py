@@ -28,19 +28,27 @@ class InitKeys:
 
 def torch_uniform(key, shape, dtype):
     """PyTorch's default for convolutions and linear layers: U(-1, 1) / sqrt(fan_in)."""
-    if key is None:
-        return jnp.zeros(shape, dtype)
-    bound = 1 / math.sqrt(math.prod(shape[:-1]))
-    return jnp.asarray(key.uniform(-bound, bound, shape), dtype)
+    return uniform(1 / math.sqrt(math.prod(shape[:-1])))(key, shape, dtype)
 
 
-def normal(deviation):
-    """Initialiser: normal with mean 0 and the given standard deviation."""
+def normal(deviation, mean=0.0):
+    """Initialiser: normal with the given standard deviation and mean."""
 
     def init(key, shape, dtype):
         if key is None:
             return jnp.zeros(shape, dtype)
-        return jnp.asarray(deviation * key.standard_normal(shape), dtype)
+        return jnp.asarray(mean + deviation * key.standard_normal(shape), dtype)
+
+    return init
+
+
+def uniform(bound):
+    """Initialiser: uniform in [-bound, bound]."""
+
+    def init(key, shape, dtype):
+        if key is None:
+            return jnp.zeros(shape, dtype)
+        return jnp.asarray(key.uniform(-bound, bound, shape), dtype)
 
     return init
 
@@ -76,6 +84,9 @@ class Conv2d(nnx.Conv):
         *,
         stride=1,
         padding=(0, 0),
+        use_bias=True,
+        kernel_init=torch_uniform,
+        bias_init=jax.nn.initializers.zeros,
         dtype,
         param_dtype,
         rngs,
@@ -86,9 +97,11 @@ class Conv2d(nnx.Conv):
             (kernel_size, kernel_size),
             strides=(stride, stride),
             padding=(padding, padding),
+            use_bias=use_bias,
             dtype=dtype,
             param_dtype=param_dtype,
-            kernel_init=torch_uniform,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
             rngs=rngs,
         )
 
@@ -120,6 +133,38 @@ def LayerNorm(num_features, epsilon, *, dtype, param_dtype, rngs):  # noqa: N802
         param_dtype=param_dtype,
         rngs=rngs,
     )
+
+
+class BatchNorm2d(nnx.Module):
+    """Normalises each channel by its mean and variance over the batch at hand, in float32.
+
+    There are no running averages: nothing here runs a batch-normalised network outside training.
+    Under a sharded batch the statistics are those of the whole batch.
+    """
+
+    def __init__(
+        self,
+        num_features,
+        epsilon,
+        *,
+        scale_init=jax.nn.initializers.ones,
+        dtype,
+        param_dtype,
+        rngs,
+    ):
+        self.epsilon, self.dtype = epsilon, dtype
+        self.scale = nnx.Param(scale_init(rngs.params(), (num_features,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((num_features,), param_dtype))
+
+    def __call__(self, x):
+        """Maps [B, H, W, C] to [B, H, W, C]."""
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=(0, 1, 2), keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=(0, 1, 2), keepdims=True)
+        scale, bias = (
+            p[...].astype(jnp.float32)[None, None, None] for p in (self.scale, self.bias)
+        )
+        return (x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
 
 
 class Identity(nnx.Module):

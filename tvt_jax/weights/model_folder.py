@@ -19,9 +19,18 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from tvt_jax.config import SchedulerConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from tvt_jax.config import (
+    DiscriminatorConfig,
+    LPIPSConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from tvt_jax.errors import UserError
+from tvt_jax.models.discriminator import NLayerDiscriminator
 from tvt_jax.models.layers import InitKeys
+from tvt_jax.models.lpips import LPIPS
 from tvt_jax.models.text_encoder import CLIPTextModel
 from tvt_jax.models.unet import UNet2DConditionModel
 from tvt_jax.models.vae import AutoencoderKL
@@ -31,6 +40,8 @@ from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, read_jso
 # transformers before version 5 put everything of the text encoder under this prefix, SD 2.1's
 # files have it, and later versions read it, so it is what we write.
 _TEXT_PREFIX = "text_model."
+# What diffusers before 0.18 called the projections of a VAE's attention; SD 2.1's files have these.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # A buffer that old files carry; positions are simply 0, 1, 2 ...
 _TEXT_BUFFER = "embeddings.position_ids"
 # Settings whose difference shows in the names of the tensors; parts that are to start anew may make
@@ -51,6 +62,9 @@ KINDS = {
     "vae": NetworkKind(VAEConfig, AutoencoderKL, "diffusion_pytorch_model"),
     "unet": NetworkKind(UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model"),
     "text_encoder": NetworkKind(TextEncoderConfig, CLIPTextModel, "model"),
+    # Of training and evaluation; not part of a model folder.
+    "discriminator": NetworkKind(DiscriminatorConfig, NLayerDiscriminator, "model"),
+    "lpips": NetworkKind(LPIPSConfig, LPIPS, "model"),
 }
 
 
@@ -121,12 +135,22 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
             if (short := name.removeprefix(_TEXT_PREFIX)) == _TEXT_BUFFER
             else short
         )
+    if kind == "vae":
+        tensors = tensors.renamed(_new_attention_name)
     return config, tensors
 
 
 def network_folder(folder: Path, kind: str) -> Path:
     """A network's own folder, given that or the model folder around it."""
     return folder / kind if (folder / kind).is_dir() else folder
+
+
+def _new_attention_name(name: str) -> str:
+    layer, _, leaf = name.rpartition(".")
+    parent, _, last = layer.rpartition(".")
+    if last not in _OLD_ATTENTION or ".attentions." not in layer:
+        return name
+    return f"{parent}.{_OLD_ATTENTION[last]}.{leaf}"
 
 
 def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **options: Any) -> Network:

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from tvt_jax.errors import UserError
+from tvt_jax.models.layers import BatchNorm2d
 
 Path = tuple[str | int, ...]
 # Parameter -> (PyTorch's name for it, PyTorch's axes in the order that Flax wants them).
@@ -22,6 +23,7 @@ _LEAVES = {
     nnx.Embed: {"embedding": ("weight", None)},
     nnx.GroupNorm: {"scale": ("weight", None), "bias": ("bias", None)},
     nnx.LayerNorm: {"scale": ("weight", None), "bias": ("bias", None)},
+    BatchNorm2d: {"scale": ("weight", None), "bias": ("bias", None)},
 }
 
 

@@ -1,0 +1,263 @@
+"""`evaluate vae`, from folders of pictures and VAEs to the table and the report."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import tvt_jax
+from tests.models.test_vae import torch_vae
+from tests.support.lpips_package import reference_lpips
+from tests.support.parity import nchw, nhwc
+from tests.support.small_release import randomise
+from tvt_jax import config, evaluate
+from tvt_jax.config import VAEConfig
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation import network_call, vae_report
+from tvt_jax.evaluation.metrics import cut_border, luma, psnr, ssim
+from tvt_jax.evaluation.reconstruction import reconstruct, reconstruct_batch
+from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
+from tvt_jax.inference.image_files import read_image
+from tvt_jax.weights.model_folder import (
+    abstract_network,
+    init_network,
+    load_network,
+    save_network,
+)
+from tvt_jax.weights.names import params_to_torch
+
+HELD_OUT = Path(tvt_jax.__file__).parent / "assets" / "photographs" / "heldout"
+SMALL = VAEConfig(
+    block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4, mid_block=False
+)
+
+
+@pytest.fixture(scope="module")
+def small_vae(tmp_path_factory):
+    """A model folder with a VAE of random weights in it."""
+    folder = tmp_path_factory.mktemp("model")
+    network = init_network("vae", SMALL, 0)
+    tensors = params_to_torch(abstract_network("vae", SMALL), network.params)
+    save_network(folder / "vae", "vae", SMALL, tensors, "float32")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Crops of the held-out photographs: two of one size, one that 4 does not divide."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "sub").mkdir()
+    names = sorted(p.name for p in HELD_OUT.glob("*.jpg"))
+    for name, box, target in (
+        (names[0], (100, 100, 164, 148), "a.png"),
+        (names[1], (100, 100, 164, 148), "sub/b.png"),
+        (names[2], (100, 100, 141, 135), "c.png"),
+    ):
+        Image.open(HELD_OUT / name).crop(box).save(folder / target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(small_vae, pictures):
+    return evaluate_vaes([small_vae, small_vae / "vae"], pictures, quiet=True)
+
+
+def test_values_are_those_of_the_metrics(small_vae, pictures, report):
+    """Each picture alone, by the protocol that the report tells.
+
+    In a batch of another size a value near a half may be rounded the other way: single pixels
+    differ by 1.
+    """
+    vae = load_network(small_vae / "vae", "vae", jnp.float32, jnp.float32)
+    images = report["vaes"][0]["images"]
+    assert [image["file"] for image in images] == ["a.png", "c.png", "sub/b.png"]
+    for row in images:
+        picture = read_image(pictures / row["file"])
+        assert (row["width"], row["height"]) == (picture.shape[1], picture.shape[0])
+        output = reconstruct(vae, picture)
+        assert output.shape == picture.shape and output.dtype == np.uint8
+        y = [luma(cut_border(x, 4)) for x in (output, picture)]
+        assert abs(row["psnr_y"] - psnr(*y)) < 1e-3 and abs(row["ssim_y"] - ssim(*y)) < 1e-4
+        assert abs(row["psnr_rgb"] - psnr(output, picture)) < 1e-3
+        assert abs(row["ssim_rgb"] - ssim(output, picture)) < 1e-4
+        a, b = (nchw(x[None].astype(np.float32) / 127.5 - 1) for x in (output, picture))
+        for net in ("vgg16", "alexnet"):
+            want = reference_lpips(net)(a, b).item()
+            assert abs(row[f"lpips_{net}"] - want) < 1e-4
+    for key, _, _ in COLUMNS:
+        mean = np.mean([image[key] for image in images])
+        assert abs(report["vaes"][0]["mean"][key] - mean) < 1e-9
+
+
+def test_a_model_folder_is_its_vae(report):
+    first, second = report["vaes"]
+    assert second["model"].endswith("vae") and first["model"] != second["model"]
+    assert first["images"] == second["images"]
+
+
+def test_table_and_report(report):
+    json.loads(json.dumps(report, allow_nan=False))
+    assert report["versions"]["tvt_jax"] == tvt_jax.__version__ and report["versions"]["jax"]
+    assert "4 px" in report["protocol"]["psnr_y, ssim_y"]
+    assert report["vaes"][0]["architecture"]["block_out_channels"] == (8, 16, 16)
+    table = vae_table(report)
+    lines = table.splitlines()
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert f"| {report['vaes'][0]['mean']['psnr_y']:.2f} |" in lines[2]
+    assert f"| {report['vaes'][0]['mean']['lpips_alexnet']:.4f} |" in lines[2]
+    assert "Means over 3 pictures" in table
+    assert "VAE-D8 25.29 dB, 0.7656, 0.0659; VAE-D4 32.35 dB, 0.9290, 0.0230" in table
+
+
+@pytest.mark.parametrize("name", ["VAE-D8", "VAE-D4"])
+def test_the_papers_row_stands_beside_its_architecture(name, report):
+    paper = vae_report._paper_row(config.VAES[name])
+    assert paper["name"] == name
+    row = {**report["vaes"][0], "paper": paper}
+    line = vae_table({**report, "vaes": [row]}).splitlines()[2]
+    assert line.endswith(f"| {paper['psnr']} | {paper['ssim']:.4f} | {paper['lpips']:.4f} |")
+    assert vae_report._paper_row(config.VAES["V1"]) is None and report["vaes"][0]["paper"] is None
+
+
+def test_pictures_of_one_size_share_a_program(small_vae, tmp_path, monkeypatch):
+    """Also the last ones of a size, which do not fill a batch."""
+    vae = load_network(small_vae / "vae", "vae", jnp.float32, jnp.float32)
+    random = np.random.default_rng(0)
+    for i in range(5):
+        image = random.integers(0, 256, (36, 36, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr(vae_report, "_BATCH_PIXELS", 2 * 36 * 36)
+    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    programs = set(network_call._PROGRAMS)
+    rows = evaluate_vaes([small_vae], tmp_path, quiet=True)["vaes"][0]["images"]
+    assert len(set(network_call._PROGRAMS) - programs) == 1
+    assert [row["file"] for row in rows] == [f"{i}.png" for i in range(5)]
+    for row in rows:
+        picture = read_image(tmp_path / row["file"])
+        assert abs(row["psnr_rgb"] - psnr(reconstruct(vae, picture), picture)) < 0.01
+
+
+def test_the_reconstruction_is_pytorchs(tmp_path):
+    """SD's kind of VAE with the attention names of SD 2.1's files, on an odd size."""
+    import torch
+
+    torch.manual_seed(0)
+    reference = torch_vae((16, 24))
+    randomise(reference.eval())
+    reference.save_pretrained(tmp_path / "vae")
+    path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors, old = safetensors.numpy.load_file(path), {}
+    for name, tensor in tensors.items():
+        for new, before in (
+            ("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"),
+        ):  # fmt: skip
+            name = name.replace(f".{new}.", f".{before}.")
+        old[name] = tensor
+    assert set(old) - set(tensors)
+    safetensors.numpy.save_file(old, path)
+
+    vae = load_network(tmp_path / "vae", "vae", jnp.float32, jnp.float32)
+    picture = read_image(next(HELD_OUT.glob("*.jpg")))[:39, :33]
+    got = reconstruct_batch(vae, picture[None])[0]
+    padded = np.pad(picture, ((0, 1), (0, 1), (0, 0)), mode="reflect")
+    with torch.no_grad():
+        latent = reference.encode(nchw(padded[None].astype(np.float32) / 127.5 - 1)).latent_dist
+        want = nhwc(reference.decode(latent.mean).sample)[0, :39, :33]
+    want = np.clip(np.round((want + 1) * 127.5), 0, 255)
+    assert got.shape == (39, 33, 3)
+    assert np.abs(got - want).max() <= 1 and np.mean(got != want) < 1e-3
+
+
+def missing(net):
+    raise UserError(f"{net} is not there; get it with `this command`.")
+
+
+def test_without_lpips_weights_the_columns_stay_empty(small_vae, pictures, monkeypatch, capsys):
+    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    report = evaluate_vaes([small_vae], pictures / "c.png")
+    assert "note: no LPIPS with vgg16: vgg16 is not there" in capsys.readouterr().err
+    mean = report["vaes"][0]["mean"]
+    assert mean["lpips_vgg16"] is None and mean["lpips_alexnet"] is None and mean["psnr_y"]
+    assert "|  |  |  |  |  |\n" in vae_table(report)
+
+
+def test_a_picture_without_error_has_no_psnr(monkeypatch, pictures, small_vae):
+    """JSON has no infinity."""
+    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    monkeypatch.setattr(vae_report, "reconstruct_batch", lambda vae, images: images)
+    mean = evaluate_vaes([small_vae], pictures, quiet=True)["vaes"][0]["mean"]
+    assert mean["psnr_y"] is None and abs(mean["ssim_y"] - 1) < 1e-12
+
+
+def run_command(cache, *arguments, expect=0):
+    command = [sys.executable, "-m", "tvt_jax.evaluate", "vae", *map(str, arguments)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_command_measures_what_it_can_read(small_vae, pictures, report, tmp_path):
+    """A broken picture and one that is too small are named, after the report is written.
+
+    The user's cache is empty, so there is no LPIPS.
+    """
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    (folder / "broken.jpg").write_bytes(b"nothing")
+    Image.new("RGB", (40, 20)).save(folder / "small.png")
+    output = tmp_path / "reports" / "report.json"
+    arguments = ("--model", small_vae, "--input", folder, "--output", output)
+    done = run_command(tmp_path, *arguments, expect=2)
+    written = json.loads(output.read_text())
+    assert written["failed"] == ["broken.jpg", "small.png"]
+    assert "2 pictures could not be used" in done.stderr
+    assert "small.png is smaller than 32 px" in done.stderr
+    assert "broken.jpg is not a readable picture" in done.stderr
+    for got, want in zip(written["vaes"][0]["images"], report["vaes"][0]["images"], strict=True):
+        assert got["file"] == want["file"] and abs(got["psnr_y"] - want["psnr_y"]) < 1e-2
+        assert got["lpips_vgg16"] is None
+    assert done.stdout.startswith("| VAE | PSNR-Y | SSIM-Y |")
+    assert "no LPIPS with vgg16" in done.stderr and "convert lpips --from-pypi" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": "nowhere"}, "nowhere is not a folder"),
+        ({"model": "{pictures}"}, "is not a vae folder"),
+        ({"input": "nowhere"}, "nowhere does not exist"),
+        ({"input": "{model}"}, "has no pictures"),
+        ({"output": "{pictures}"}, "is a folder, and a file is wanted"),
+    ],
+)
+def test_mistakes(small_vae, pictures, tmp_path, options, match):
+    folders = {"pictures": pictures, "model": small_vae}
+    paths = {"model": small_vae, "input": pictures, "output": tmp_path / "report.json"}
+    paths |= {name: Path(text.format(**folders)) for name, text in options.items()}
+    with pytest.raises(UserError, match=match):
+        evaluate.vae([paths["model"]], paths["input"], paths["output"])
+
+
+def test_damaged_weights_are_no_black_picture(small_vae, pictures):
+    vae = load_network(small_vae / "vae", "vae", jnp.float32, jnp.float32)
+    vae.params["decoder"]["conv_out"]["bias"] = jnp.full(3, jnp.nan)
+    with pytest.raises(UserError, match="not finite; its weights are damaged"):
+        reconstruct(vae, read_image(pictures / "c.png"))
+
+
+def test_no_model_and_no_usable_picture(small_vae, tmp_path, pictures):
+    with pytest.raises(UserError, match="names no folder"):
+        evaluate_vaes([], pictures)
+    (tmp_path / "x.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="x.png is not a readable picture"):
+        evaluate_vaes([small_vae], tmp_path, quiet=True)

@@ -1,0 +1,225 @@
+"""How well VAEs reconstruct a folder of pictures: the paper's Table 1, for any VAE and folder."""
+
+import dataclasses
+import importlib.metadata
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation.metrics import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.evaluation.reconstruction import reconstruct_batch
+from tvt_jax.inference.image_files import find_pictures, read_image
+from tvt_jax.progress import progress
+from tvt_jax.weights.lpips import load_lpips
+from tvt_jax.weights.model_folder import Network, load_network
+
+_BORDER = 4  # px
+_MIN_SIDE = 32  # px; AlexNet's last features of smaller pictures are empty
+_BATCH_PIXELS = 2**20  # small pictures of one size go through the networks together
+
+# Columns: key in the report, title, decimals.
+COLUMNS = (
+    ("psnr_y", "PSNR-Y", 2),
+    ("ssim_y", "SSIM-Y", 4),
+    ("psnr_rgb", "PSNR-RGB", 2),
+    ("ssim_rgb", "SSIM-RGB", 4),
+    ("lpips_vgg16", "LPIPS-VGG", 4),
+    ("lpips_alexnet", "LPIPS-Alex", 4),
+)
+PROTOCOL = {
+    "reconstruction": "mean of the posterior, float32, 8-bit RGB in and out; padded by reflection "
+    "to a multiple of the downsampling, and cut again",
+    "psnr_y, ssim_y": f"Y of BT.601 (16 to 235, not rounded), {_BORDER} px cut on each side",
+    "psnr_rgb, ssim_rgb": "RGB, nothing cut, mean of the channels",
+    "ssim": "Gaussian windows of 11x11 px, sigma 1.5, inside of the picture; data range 255",
+    "lpips": "version 0.1 of the weights, whole 8-bit RGB picture",
+    "mean": "over the pictures",
+}
+# Table 1: PSNR, SSIM, LPIPS on Urban100. The text does not tell channel, border and LPIPS network.
+PAPER = {"VAE-D8": (VAE_D8, (25.29, 0.7656, 0.0659)), "VAE-D4": (VAE_D4, (32.35, 0.9290, 0.0230))}
+
+
+def evaluate_vaes(models: list[Path], pictures: Path, quiet: bool = False) -> dict[str, Any]:
+    """Reconstructs all pictures with all VAEs and measures what is lost.
+
+    Args:
+      models: VAE folders, or model folders around them (`vae/`).
+      pictures: a folder, searched to the bottom, or one picture.
+      quiet: no progress bar, no notes.
+
+    Returns: the report, ready for JSON: `protocol`, `versions`, `notes`, `vaes`; each VAE with
+      `model`, `architecture` (`config.json`), `paper` (or None), `mean` and `images`. Values are
+      None where a metric was not computed or is infinite.
+    Raises:
+      UserError: a folder is missing or damaged, or no picture can be read.
+    """
+    if not models:
+        raise UserError("--model names no folder.")
+    found = find_pictures(pictures)
+    vaes = [(str(model), _load_vae(model)) for model in models]
+    nets, notes = {}, []
+    for net in LPIPS_NETS:
+        try:
+            nets[net] = load_lpips(net)
+        except UserError as error:
+            notes.append(f"no LPIPS with {net}: {error}")
+    rows, failed = [], {}
+    for model, vae in vaes:
+        images = []
+        for names, batch in _batches(found, failed, f"evaluating {model}", quiet):
+            images += [
+                {"file": name, "width": batch.shape[2], "height": batch.shape[1], **values}
+                for name, values in zip(names, _measure(vae, nets, batch), strict=False)
+            ]
+        if not images:
+            raise UserError("; ".join(failed.values()))
+        images.sort(key=lambda image: image["file"])
+        rows.append(
+            {
+                "model": model,
+                "architecture": vae.config.to_json(),
+                "paper": _paper_row(vae.config),
+                "mean": {key: _mean([image[key] for image in images]) for key, _, _ in COLUMNS},
+                "images": images,
+            }
+        )
+    notes += [f"left out: {message}" for message in failed.values()]
+    if not quiet:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    return {
+        "input": str(pictures),
+        "protocol": PROTOCOL,
+        "versions": _versions(),
+        "notes": notes,
+        "failed": sorted(failed),
+        "vaes": rows,
+    }
+
+
+def vae_table(report: Mapping[str, Any]) -> str:
+    """The means of a report of `evaluate_vaes` in Markdown, the paper's figures beside them."""
+    titles = ["VAE", *(title for _, title, _ in COLUMNS)]
+    titles += [f"paper: {name}" for name in ("PSNR", "SSIM", "LPIPS")]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in report["vaes"]:
+        cells = [row["model"]]
+        cells += [_cell(row["mean"][key], decimals) for key, _, decimals in COLUMNS]
+        paper = row["paper"] or {"psnr": None, "ssim": None, "lpips": None}
+        cells += [_cell(paper["psnr"], 2), _cell(paper["ssim"], 4), _cell(paper["lpips"], 4)]
+        lines.append(f"| {' | '.join(cells)} |")
+    figures = "; ".join(
+        f"{name} {_cell(psnr_, 2)} dB, {_cell(ssim_, 4)}, {_cell(lpips_, 4)}"
+        for name, (_, (psnr_, ssim_, lpips_)) in PAPER.items()
+    )
+    lines += [
+        "",
+        f"Means over {len(report['vaes'][0]['images'])} pictures of {report['input']}.",
+        f"The paper's Table 1, on Urban100 (PSNR, SSIM, LPIPS): {figures}.",
+        "It does not tell the colour channel, the border and the network of LPIPS.",
+    ]
+    return "\n".join(lines)
+
+
+def _load_vae(model: Path) -> Network:
+    if not model.is_dir():
+        raise UserError(f"--model {model} is not a folder.")
+    folder = model / "vae" if (model / "vae").is_dir() else model
+    return load_network(folder, "vae", jnp.float32, jnp.float32)
+
+
+def _batches(
+    found: list[tuple[Path, Path]], failed: dict[str, str], what: str, quiet: bool
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yields pictures of one size together: (names, [B, H, W, 3] uint8).
+
+    Pictures that cannot be used go to `failed` with the reason. The last batch of a size is filled
+    up with copies where a full one went before, so that a program is compiled for each size only:
+    B may exceed the number of names.
+    """
+    waiting: dict[tuple, list[tuple[str, np.ndarray]]] = {}
+    full = set()
+
+    def batch(pairs, count):
+        images = [image for _, image in pairs]
+        return [name for name, _ in pairs], np.stack(images + images[-1:] * (count - len(images)))
+
+    for path, relative in progress(found, what, quiet):
+        try:
+            image = read_image(path)
+            if min(image.shape[:2]) < _MIN_SIDE:
+                raise UserError(f"{path} is smaller than {_MIN_SIDE} px.")
+        except UserError as error:
+            failed[str(relative)] = str(error)
+            continue
+        pairs = waiting.setdefault(image.shape, [])
+        pairs.append((str(relative), image))
+        if len(pairs) == _batch_size(image.shape):
+            yield batch(pairs, len(pairs))
+            full.add(image.shape)
+            del waiting[image.shape]
+    for shape, pairs in waiting.items():
+        yield batch(pairs, _batch_size(shape) if shape in full else len(pairs))
+
+
+def _batch_size(shape: tuple[int, ...]) -> int:
+    return max(1, _BATCH_PIXELS // (shape[0] * shape[1]))
+
+
+def _measure(
+    vae: Network, nets: Mapping[str, Network], images: np.ndarray
+) -> list[dict[str, float | None]]:
+    """All metrics of each image of a batch [B, H, W, 3] uint8, by the keys of `COLUMNS`."""
+    outputs = reconstruct_batch(vae, images)
+    distances = {net: lpips(network, outputs, images) for net, network in nets.items()}
+    rows = []
+    for i, (output, image) in enumerate(zip(outputs, images, strict=True)):
+        y = [luma(cut_border(x, _BORDER)) for x in (output, image)]
+        values = {
+            "psnr_y": psnr(*y),
+            "ssim_y": ssim(*y),
+            "psnr_rgb": psnr(output, image),
+            "ssim_rgb": ssim(output, image),
+            **{f"lpips_{net}": float(d[i]) for net, d in distances.items()},
+        }
+        rows.append(
+            {k: v if math.isfinite(v := values.get(k, math.nan)) else None for k, _, _ in COLUMNS}
+        )
+    return rows
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Mean; None where a value is missing, or infinite."""
+    return None if None in values else sum(values) / len(values)
+
+
+def _cell(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _paper_row(config: VAEConfig) -> dict[str, Any] | None:
+    """The paper's figures for an architecture, if it is one of its two."""
+    for name, (architecture, figures) in PAPER.items():
+        # The scaling factor belongs to the UNet and does not touch a reconstruction.
+        if dataclasses.replace(config, scaling_factor=architecture.scaling_factor) == architecture:
+            return {"name": name, **dict(zip(("psnr", "ssim", "lpips"), figures, strict=True))}
+    return None
+
+
+def _versions() -> dict[str, str]:
+    from tvt_jax import __version__
+
+    packages = ("jax", "flax", "numpy", "opencv-python-headless", "pillow")
+    return {
+        "tvt_jax": __version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": jax.devices()[0].device_kind,
+    }
