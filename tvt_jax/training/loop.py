@@ -11,7 +11,7 @@ import jax
 
 from tvt_jax.checkpoint import Checkpoints, abstract_like
 from tvt_jax.config import TrainConfig
-from tvt_jax.data.photographs import batches
+from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
 from tvt_jax.parallel import batch_sharding, make_mesh, put_batch, replicated, state_shardings
 from tvt_jax.training.metrics_log import MetricsLog
@@ -71,7 +71,7 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     stop = _StopSignal()
     done = start
     data = batches(config.data, config.seed, start)
-    with MetricsLog(workdir, start, config.steps, quiet) as log, stop:
+    with data, MetricsLog(workdir, start, config.steps, quiet) as log, stop:
         pending = None  # metrics of the step before: read only once the next step is under way
         clock, counted = time.perf_counter(), start
         while done < config.steps and not stop.asked:
@@ -138,7 +138,8 @@ def _identity(config: TrainConfig) -> dict:
 
     values = dataclasses.asdict(config)
     add("", {k: v for k, v in values.items() if k not in _FREE_TO_CHANGE})
-    flat.pop("data.threads")
+    for name in ("threads", "workers", "prefetch", "max_failed"):
+        flat.pop(f"data.{name}")
     return flat
 
 
