@@ -20,8 +20,9 @@ _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 # that many threads with a few of them do not fill the memory.
 _LARGE = 2**25
 _one_large_picture = threading.Lock()
-# Pillow warns from 89 megapixels on and refuses from 179 on; only the second matters here.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns, without naming the picture, from 89 megapixels on and of every oddity in EXIF data.
+# What matters here is an error: more than 179 megapixels, pixels that cannot be decoded.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadPicture(Exception):

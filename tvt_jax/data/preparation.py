@@ -171,7 +171,7 @@ def _start(root: epath.Path, settings: Settings, pictures: list[Listed], fingerp
     if plan is not None:
         _check_same(plan, fingerprint, settings, str(root))
     else:
-        if any(not p.name.startswith(".") for p in root.iterdir()):
+        if root.exists() and any(not path.name.startswith(".") for path in root.iterdir()):
             raise UserError(f"--output {root} is not empty and holds no preparation.")
         plan = {
             "format": SHARDS_FORMAT,
@@ -180,10 +180,10 @@ def _start(root: epath.Path, settings: Settings, pictures: list[Listed], fingerp
             "pictures": len(pictures),
         }
         storage.write_json(root / PLAN, plan)
-    for folder in ("work", "shards"):
-        (root / folder).mkdir(exist_ok=True)
-        for left in (root / folder).iterdir():
-            if left.name.startswith("."):  # half a file of a run that was killed
+    for folder in (root / "work", root / "shards"):
+        folder.mkdir(exist_ok=True)
+        if storage.is_local(folder):
+            for left in folder.glob(".*"):  # half a file of a run that was killed
                 left.unlink(missing_ok=True)
 
 
@@ -201,7 +201,7 @@ def _alone(root: epath.Path) -> Iterator[None]:
         if not storage.is_local(root):
             yield
             return
-        lock = Path(root / ".lock").open("w")
+        lock = Path(root / ".lock").open("a")
     except OSError as error:
         raise UserError(f"--output {root} cannot be written: {error.strerror or error}.") from error
     with lock:

@@ -50,15 +50,18 @@ def list_files(folder: epath.Path) -> list[str]:
     def fail(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
-    base, found = os.fspath(folder).rstrip("/"), []
+    base, found = _key(folder), []
     for place, folders, files in folder.walk(on_error=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.fspath(place).rstrip("/")[len(base) + 1 :]
-        if any(part.startswith(".") for part in inside.split("/")):
-            continue  # a bucket's walk cannot be pruned
+        inside = _key(place)[len(base) + 1 :]
         prefix = f"{inside}/" if inside else ""
         found += [prefix + name for name in files if name and not name.startswith(".")]
     return sorted(found)
+
+
+def _key(path: epath.Path) -> str:
+    """The path without protocol; walking a bucket does not give it back."""
+    return os.fspath(path).split("://")[-1].strip("/")
 
 
 def write_json(path: epath.Path, value: Any) -> None:
