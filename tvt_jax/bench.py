@@ -10,5 +10,21 @@ def complexity() -> None:
     print(complexity_report())
 
 
+def data(
+    against_reference: bool = False, crop: int = 512, rounds: int = 7, images: int = 16
+) -> None:
+    """Time the degradation on one thread, with both presets.
+
+    Args:
+      against_reference: time BasicSR 1.4.2 beside it; needs torch and basicsr.
+      crop: side of the crops, px.
+      rounds: how often to measure; the median is told.
+      images: in a round.
+    """
+    from tvt_jax.evaluation.data_speed import degradation_speed_report
+
+    print(degradation_speed_report(against_reference, crop, rounds, images))
+
+
 if __name__ == "__main__":
-    run({"complexity": complexity}, prog="python -m tvt_jax.bench")
+    run({"complexity": complexity, "data": data}, prog="python -m tvt_jax.bench")

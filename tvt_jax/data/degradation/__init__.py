@@ -1,0 +1,20 @@
+"""Real-ESRGAN's second-order degradation: a low resolution for every high resolution, on the CPU.
+
+    recipe = draw_recipe(config, rng, height, width)    # everything random
+    lr, conditioning = degrade(image, recipe)           # nothing random
+
+A recipe is the list of operations with all their parameters, the seeds of the noise among them; it
+goes to JSON and back, and the same image and recipe give the same bytes again on the same machine.
+Only numpy, OpenCV and scipy's special functions are used, no jax: it runs in worker processes.
+
+OpenCV spreads its work over threads. Where every core has a worker process already, call
+`cv2.setNumThreads(0)` at the start of each worker; nothing here changes that setting.
+
+Source: xinntao/BasicSR `basicsr/data/degradations.py`, `basicsr/utils/diffjpeg.py`; the order of
+  the operations from cswry/OSEDiff `dataloaders/realesrgan.py`.
+"""
+
+from tvt_jax.data.degradation.draw import draw_recipe, smallest_side
+from tvt_jax.data.degradation.recipe import Recipe, degrade
+
+__all__ = ["Recipe", "degrade", "draw_recipe", "smallest_side"]
