@@ -532,7 +532,9 @@ class DataConfig:
     weights: tuple[float, ...] = ()  # share of the samples from each of them; (): by their sizes
     train_lr: str = ""  # folders of the real LR pictures of `train`, in the same order
     pairs: str = ""  # `train` holds real pairs in the layout of: realsr, drealsr, realce
-    degradation: Any = None  # how LR pictures are made; None: HR only, or real pairs
+    degradation: DegradationConfig | None = (
+        None  # makes LR of pictures that have none; None: HR only
+    )
     tokenizer: str = ""  # tokenizer folder; batches then have the tokens of the tags
     crop: int = 512  # side of the random square crops, px
     batch_size: int = 16  # of all devices together
@@ -563,11 +565,8 @@ class DataConfig:
             raise UserError(
                 f"--config.data.pairs={self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}."
             )
-        if (self.pairs or self.train_lr) and self.degradation is not None:
-            raise UserError(
-                "real pairs are not degraded: with --config.data.pairs or "
-                "--config.data.train_lr the degradation must be None."
-            )
+        if self.degradation is not None:
+            self.degradation.validate()
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.support.pictures import marks, noise, write_marked_pictures, write_pictures
-from tvt_jax.config import QUALITY_WORDS, DataConfig
+from tvt_jax.config import MILD, QUALITY_WORDS, STRONG, DataConfig, DegradationConfig
 from tvt_jax.data.pipeline import batches, samples
 from tvt_jax.errors import UserError
 
@@ -289,6 +289,81 @@ def test_tags_become_tokens(tmp_path, folder):
 
 
 # --------------------------------------------------------------------------------------------------
+# Degradation
+# --------------------------------------------------------------------------------------------------
+
+
+def degraded(folder, **changes):
+    return config(folder, crop=80, **{"degradation": STRONG, **changes})
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("large"), 30, 90, 100)
+
+
+def test_lr_is_the_degraded_crop(large):
+    """The draws follow the crop's and the flip's in the sample's own random stream."""
+    from tvt_jax.data.degradation import degrade, draw_recipe
+
+    for number, batch in enumerate(take(3, degraded(large))):
+        assert batch["lr"].dtype == np.float32 and batch["lr"].shape == batch["hr"].shape
+        for place in range(4):
+            sample = samples(degraded(large), 0)[4 * number + place]
+            np.testing.assert_array_equal(batch["hr"][place], to_float(sample["hr"]))
+            np.testing.assert_array_equal(batch["lr"][place], to_float(sample["lr"]))
+            rng = np.random.Generator(np.random.Philox(reader_seed(0)))
+            state = rng.bit_generator.state
+            state["state"]["counter"][:] = [0, 0, 0, 4 * number + place]
+            rng.bit_generator.state = state
+            top, left = rng.integers(90 - 80 + 1), rng.integers(100 - 80 + 1)
+            flip = slice(None, None, -1) if rng.random() < 0.5 else slice(None)
+            recipe = draw_recipe(STRONG, rng, 80, 80)
+            crops = [
+                noise(n, 90, 100)[top : top + 80, left : left + 80][:, flip] for n in range(30)
+            ]
+            (crop,) = [crop for crop in crops if (crop == sample["hr"]).all()]
+            _, conditioning = degrade(crop.astype(np.float32) / 255, recipe)
+            np.testing.assert_array_equal(to_float(sample["lr"]), 2 * conditioning - 1)
+
+
+def to_float(levels):
+    return levels.astype(np.float32) / 127.5 - 1.0
+
+
+def reader_seed(seed):
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
+def test_degraded_batches_are_the_same_however_they_are_made(large):
+    want = take(12, degraded(large, degradation=MILD))
+    assert_equal(take(6, degraded(large, degradation=MILD, threads=5), start=6), want[6:])
+    halves = [take(12, degraded(large, degradation=MILD), process=(i, 2)) for i in range(2)]
+    np.testing.assert_array_equal(halves[1][9]["lr"], want[9]["lr"][1::2])
+    in_workers = take(8, degraded(large, degradation=MILD, workers=2, threads=4), start=4)
+    assert_equal(in_workers, want[4:])
+    assert (take(1, degraded(large))[0]["lr"] != want[0]["lr"]).any()
+
+
+def test_real_pairs_are_not_degraded(large, tmp_path):
+    """In a mixture, pictures with LR keep it and the others get one."""
+    write_pair(tmp_path / "hr", tmp_path / "lr", "a", 4, 80, 80)
+    from tvt_jax.data.preparation import Settings, prepare_shards
+    from tvt_jax.data.runners import run_in_processes
+
+    settings = Settings((str(tmp_path / "hr"),), paired_lr=(str(tmp_path / "lr"),))
+    prepare_shards(str(tmp_path / "shards"), settings, run_in_processes(1, True))
+    (real,) = take(1, config(tmp_path / "shards", crop=80))
+    mixed = degraded(f"{large},{tmp_path}/shards", weights=(0.5, 0.5))
+    known = {image.tobytes() for image in (real["lr"][0], real["lr"][0][:, ::-1])}
+    (batch,) = take(1, mixed)
+    assert [image.tobytes() in known for image in batch["lr"]] in (
+        [False, True, False, True],
+        [True, False, True, False],
+    )
+
+
+# --------------------------------------------------------------------------------------------------
 # Pictures that cannot be used
 # --------------------------------------------------------------------------------------------------
 
@@ -365,6 +440,7 @@ def test_only_unusable_pictures_stop_the_run_at_once(folder):
         (dict(pairs="realsr"), "no pictures in the layout of realsr"),
         (dict(batch_size=3), "batch_size=3 is not a multiple of the 2 processes"),
         (dict(tokenizer="/no/such"), "is not a tokenizer folder"),
+        (dict(degradation=MILD), "16x16 px cannot be degraded"),
     ],
 )
 def test_mistakes_are_named(folder, changes, match):
@@ -382,7 +458,7 @@ def test_mistakes_are_named(folder, changes, match):
         (dict(train="a,b", weights=(1.0, 0.0)), "must be 2 positive numbers"),
         (dict(pairs="realsr", train_lr="x"), "not both"),
         (dict(pairs="sidd"), "not one of realsr, drealsr, realce"),
-        (dict(pairs="realce", degradation=object()), "real pairs are not degraded"),
+        (dict(degradation=DegradationConfig(scale=0)), "scale = 0 must be at least 1"),
     ],
 )
 def test_settings_are_checked(changes, match):

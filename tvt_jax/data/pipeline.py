@@ -17,7 +17,9 @@ import grain
 import numpy as np
 from PIL import Image
 
-from tvt_jax.config import QUALITY_WORDS, DataConfig
+from tvt_jax.config import QUALITY_WORDS, DataConfig, DegradationConfig
+from tvt_jax.data.allocator import keep_freed_memory
+from tvt_jax.data.degradation import degrade, draw_recipe
 from tvt_jax.data.pairs import pair_factor
 from tvt_jax.data.pictures import BadPicture, decode_picture
 from tvt_jax.data.sources import Sample, Source, open_sources
@@ -58,10 +60,12 @@ def batches(
 
     Returns: an iterator without end over
       "hr": [B, crop, crop, 3] float32 in [-1, 1], B being this process's share of the batch size;
-      "lr": likewise, the degraded picture at the size of HR (with `config.degradation` or pairs);
+      "lr": likewise, the low resolution at the size of HR: real where a picture has one, else by
+        `config.degradation`; absent if there is neither;
       "tokens": [B, 77] int32 of "TAG, TAG, clean, high-resolution, 8k" (with `config.tokenizer`).
     Raises:
-      UserError: folders are missing, empty or half prepared, or do not fit the settings. While
+      UserError: folders are missing, empty or half prepared, or do not fit the settings, or the
+        crop is too small to be degraded. While
         iterating: too many pictures cannot be used.
     """
     if process is None:
@@ -95,6 +99,8 @@ def samples(config: DataConfig, seed: int) -> grain.MapDataset:
       UserError: as `batches`.
     """
     sources = open_sources(config)
+    if config.degradation is not None:
+        draw_recipe(config.degradation, np.random.default_rng(0), config.crop, config.crop)
     with_lr = config.degradation is not None or any(source.paired for source in sources)
     for source in sources:
         if with_lr and config.degradation is None and not source.paired:
@@ -143,6 +149,7 @@ def _prefetched(dataset: grain.MapDataset, config: DataConfig, local: int) -> gr
 
 def _start_worker(index: int, count: int) -> None:
     start_worker()
+    keep_freed_memory()
     # Schedulers send SIGTERM to all processes of a job; the parent saves a checkpoint first, and
     # needs batches until then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -164,7 +171,9 @@ def _check_shared_memory(config: DataConfig, per_worker: int) -> None:
 class _ReadSample(grain.transforms.RandomMap):
     """Reads a picture by its number over all sources, cuts it, and makes LR of it."""
 
-    def __init__(self, sources: list[Source], crop: int, degradation, with_lr: bool):
+    def __init__(
+        self, sources: list[Source], crop: int, degradation: DegradationConfig | None, with_lr: bool
+    ):
         self._sources = sources
         self._crop = crop
         self._degradation = degradation
@@ -226,11 +235,9 @@ class _ReadSample(grain.transforms.RandomMap):
         return element
 
     def _degrade(self, hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        from tvt_jax.data.degradation import degrade, draw_recipe
-
         recipe = draw_recipe(self._degradation, rng, *hr.shape[:2])
         _, conditioning = degrade(hr.astype(np.float32) / 255, recipe)
-        return np.rint(conditioning * 255).astype(np.uint8)  # it has 256 levels already
+        return np.rint(conditioning * 255).astype(np.uint8)  # it is on these levels already
 
 
 def _factor_of(hr: np.ndarray, lr: np.ndarray, crop: int) -> int:
