@@ -366,6 +366,9 @@ def _check_groups(widths: tuple[int, ...], groups: int) -> None:
             raise ValueError(f"{width} channels cannot be split over {groups} norm groups")
 
 
+# What the release puts after the tags of an image, in training and at inference.
+QUALITY_WORDS = "clean, high-resolution, 8k"
+
 # The networks of the paper, by the names that it gives them.
 VAE_D8 = VAEConfig(block_out_channels=(128, 256, 512, 512))
 VAE_D4 = VAEConfig(block_out_channels=(128, 256, 256), mid_block=False)
@@ -590,14 +593,53 @@ class OptimConfig:
     clip_norm: float = 0.0  # global norm of the gradients; 0: no clipping
 
 
+# Public data sets of real pairs whose folders `tvt_jax.data.pairs` knows.
+PAIR_LAYOUTS = ("realsr", "drealsr", "realce")
+
+
 @dataclasses.dataclass
 class DataConfig:
-    """Where photographs come from and how they are cut."""
+    """Where photographs come from, how they are cut and degraded, and who does it."""
 
-    train: str = ""  # folder of photographs, searched to the bottom
+    train: str = ""  # folders of photographs, or of shards by `prepare`; several with commas
+    weights: tuple[float, ...] = ()  # share of the samples from each of them; (): by their sizes
+    train_lr: str = ""  # folders of the real LR pictures of `train`, in the same order
+    pairs: str = ""  # `train` holds real pairs in the layout of: realsr, drealsr, realce
+    degradation: DegradationConfig | None = (
+        None  # makes LR of pictures that have none; None: HR only
+    )
+    tokenizer: str = ""  # tokenizer folder; batches then have the tokens of the tags
     crop: int = 512  # side of the random square crops, px
     batch_size: int = 16  # of all devices together
-    threads: int = 8  # that read, cut and flip beside the accelerator
+    threads: int = 8  # that read, cut and flip beside the accelerator; all workers' together
+    workers: int = 0  # processes that they run in; 0: in the process that trains
+    prefetch: int = 2  # batches that are made ahead
+    max_failed: float = 0.05  # share of unusable pictures from which on a run stops
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files; raises UserError."""
+        positive = ("crop", "batch_size", "threads", "prefetch")
+        wrong = [f"--config.data.{name}" for name in positive if getattr(self, name) <= 0]
+        if wrong:
+            raise UserError(f"{', '.join(wrong)} must be positive.")
+        if self.workers < 0:
+            raise UserError(f"--config.data.workers={self.workers} must not be negative.")
+        if not 0 <= self.max_failed <= 1:
+            raise UserError(f"--config.data.max_failed={self.max_failed} is not between 0 and 1.")
+        folders = len([part for part in self.train.split(",") if part.strip()])
+        if self.weights and (len(self.weights) != folders or min(self.weights) <= 0):
+            raise UserError(
+                f"--config.data.weights={self.weights} must be {folders} positive numbers, one for "
+                "each folder of --config.data.train."
+            )
+        if self.pairs and self.train_lr:
+            raise UserError("give either --config.data.pairs or --config.data.train_lr, not both.")
+        if self.pairs and self.pairs not in PAIR_LAYOUTS:
+            raise UserError(
+                f"--config.data.pairs={self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}."
+            )
+        if self.degradation is not None:
+            self.degradation.validate()
 
 
 @dataclasses.dataclass
@@ -655,12 +697,12 @@ class TrainConfig:
             raise UserError(f"this run needs {what}: give {options}.")
         positive = (
             "steps", "accumulate", "max_skipped", "log_every", "checkpoint_every",
-            "keep_checkpoints", "data.crop", "data.batch_size", "data.threads",
-            "optim.learning_rate", "validation.every", "validation.crop",
+            "keep_checkpoints", "optim.learning_rate", "validation.every", "validation.crop",
         )  # fmt: skip
         wrong = [name for name in positive if self._field(name) <= 0]
         if wrong:
             raise UserError(f"{', '.join(f'--config.{name}' for name in wrong)} must be positive.")
+        self.data.validate()
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"--config.ema_decay={self.ema_decay} is not in [0, 1).")
         for name, allowed in (

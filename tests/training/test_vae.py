@@ -122,6 +122,7 @@ class TorchRun:
         if loss.latent:
             parts["latent"] = torch.nn.functional.mse_loss(posterior.mean, wanted.mean)
             total = total + elements * loss.latent * parts["latent"]
+        # Before it joins, the discriminator's optimizer steps with gradients of zero, as there.
         joined = loss.gan and number >= loss.gan_start
         if joined:
             generator = -self.judge(output).mean()
@@ -139,10 +140,10 @@ class TorchRun:
         total.backward()
         norm = [p.grad.norm() for p in self.vae.parameters() if p.grad is not None]
         parts["grad_norm/vae"] = torch.stack(norm).norm()
-        if joined:
+        if loss.gan:
             real, fake = self.judge(pixels), self.judge(output.detach())
             hinge = torch.nn.functional.relu
-            told = 0.5 * (hinge(1 - real).mean() + hinge(1 + fake).mean())
+            told = float(joined) * 0.5 * (hinge(1 - real).mean() + hinge(1 + fake).mean())
             parts["discriminator"] = told
             self.optimizers[1].zero_grad()
             told.backward()

@@ -4,14 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from tvt_jax.atomic_write import atomic_file
+from tvt_jax.data.pictures import BadPicture, decode_picture
 from tvt_jax.errors import UserError
 
 READABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 WRITABLE = READABLE
-_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,27 +87,16 @@ def _check_format(path: Path) -> None:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Reads a picture as RGB, turned the way its EXIF orientation says.
-
-    Transparency is dropped, and 16-bit grey is reduced to 8 bits.
+    """Reads a picture as RGB, by the rules of `tvt_jax.data.pictures.decode_picture`.
 
     Returns: [H, W, 3] uint8.
     Raises:
-      UserError: the file cannot be read, or is damaged.
+      UserError: the file cannot be read, is damaged, or of a kind that those rules refuse.
     """
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode in _SIXTEEN_BIT_MODES:
-                # Pillow's own conversion clips instead of scaling.
-                grey = np.clip(np.asarray(picture), 0, 65535) // 257
-                picture = Image.fromarray(grey.astype(np.uint8))
-            return np.array(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
+        return decode_picture(path.read_bytes()).pixels
+    except (OSError, BadPicture) as error:
         raise UserError(f"{path} is not a readable picture ({error}).") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large a picture ({error}).") from error
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

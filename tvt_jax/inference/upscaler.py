@@ -12,10 +12,11 @@ from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import COLOR_FIXES, color_fix
-from tvt_jax.inference.prompt import build_prompt, load_tokenizer, make_text_encoder, tokenize
+from tvt_jax.inference.prompt import build_prompt, make_text_encoder
 from tvt_jax.memory import check_fits
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.weights.model_folder import Network, load_network, read_scheduler_config
+from tvt_jax.weights.tokenizer import load_tokenizer, tokenize
 
 DTYPES = ("auto", "float32", "bfloat16")
 POSTERIORS = ("mean", "sample")

@@ -12,7 +12,7 @@ import jax
 
 from tvt_jax.checkpoint import Checkpoints, abstract_like
 from tvt_jax.config import TrainConfig
-from tvt_jax.data.photographs import batches
+from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
 from tvt_jax.memory import check_fits
 from tvt_jax.parallel import (
@@ -65,13 +65,14 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     if start:
         state = checkpoints.restore(abstract_like(state, shardings), run)
         say(f"resumed at step {start}")
-    data = batches(config.data, config.seed, start)
+    data = batches(config.data, config.seed, start, report=say)
     key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
     validation = Validation(stage, config.validation, mesh) if config.validation.folder else None
 
     stop = _StopSignal()
     done, step_fn, pending = start, None, None
-    with MetricsLog(workdir, start, config.steps, quiet=quiet, write=main) as log, stop:
+    log = MetricsLog(workdir, start, config.steps, quiet=quiet, write=main)
+    with data, log, stop:
         while done < config.steps and not stop.asked(done):
             clock = time.perf_counter()
             batch = put_batch(next(data), mesh)
@@ -189,7 +190,7 @@ def _write_trained(path: Path, stage: Stage) -> None:
 # May differ between the sittings of one run without changing what it computes.
 _FREE_TO_CHANGE = (
     "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh",
-    "required", "validation", "data.threads",
+    "required", "validation", "data.threads", "data.workers", "data.prefetch", "data.max_failed",
 )  # fmt: skip
 
 

@@ -1,13 +1,11 @@
 """What the networks make of photographs that they never train on, measured while they train."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
-from PIL import Image
 
 from tvt_jax.config import ValidationConfig
-from tvt_jax.data.photographs import find_photographs
+from tvt_jax.data.pictures import BadPicture, decode_picture
+from tvt_jax.data.sources import list_pictures, read_file
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.metrics import psnr
 from tvt_jax.parallel import put_batch, replicated
@@ -23,14 +21,15 @@ class Validation:
       mesh: of the run.
 
     Raises:
-      UserError: the folder is missing or empty, or a photograph is smaller than the crop.
+      UserError: the folder is missing or empty, or a photograph is unreadable or smaller than the
+        crop.
     """
 
     def __init__(self, stage: Stage, config: ValidationConfig, mesh):
         self._mesh, self._pictures = mesh, config.pictures
         self._targets = [
-            _middle(path, config.crop)
-            for path in find_photographs(Path(config.folder), "--config.validation.folder")
+            _middle(picture.path, config.crop)
+            for picture in list_pictures(config.folder, "--config.validation.folder")
         ]
         self._preview = jax.jit(stage.preview, out_shardings=replicated(mesh))
 
@@ -57,14 +56,13 @@ class Validation:
         return {name: float(np.mean([v[name] for v in values])) for name in values[0]}, shown
 
 
-def _middle(path: Path, crop: int) -> np.ndarray:
+def _middle(path: str, crop: int) -> np.ndarray:
     """The [crop, crop, 3] uint8 crop from the middle of a photograph."""
-    with Image.open(path) as picture:
-        image = np.asarray(picture.convert("RGB"))
-    if min(image.shape[:2]) < crop:
+    try:
+        image = decode_picture(read_file(path), min_side=crop).pixels
+    except BadPicture as error:
         raise UserError(
-            f"{path} is {image.shape[1]}x{image.shape[0]} px, smaller than "
-            f"--config.validation.crop={crop}."
-        )
+            f"{path} cannot be used with --config.validation.crop={crop}: {error}."
+        ) from error
     top, left = ((side - crop) // 2 for side in image.shape[:2])
     return image[top : top + crop, left : left + crop]

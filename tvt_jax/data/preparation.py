@@ -1,0 +1,328 @@
+"""Folders of pictures to shards: the plan, its tasks, and the manifest of what came out.
+
+Every task depends on the plan alone and leaves a file that is whole or absent. So it does not
+matter which process or machine does a task, and after a kill the missing ones are done.
+
+    OUTPUT/plan.json             settings and pictures; while it is there, the work is unfinished
+    OUTPUT/work/hashes-*.json    hashes of the files, from which duplicates are found
+    OUTPUT/shards/part-*         shards and their reports
+    OUTPUT/manifest.json         what came out; its presence means that everything is done
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from etils import epath
+
+from tvt_jax.config import PAIR_LAYOUTS
+from tvt_jax.data import storage
+from tvt_jax.data.pictures import BadPicture
+from tvt_jax.data.shard_writer import Filters, Hashed, ShardTask, finished_report, write_shard
+from tvt_jax.data.sources import MANIFEST, PLAN, SHARDS_FORMAT, Listed, list_pictures, read_file
+from tvt_jax.errors import UserError
+
+_HASHED_TOGETHER = 200
+
+Task = TypeVar("Task")
+# (function, tasks, what is being done): calls the function for every task, in any order.
+RunTasks = Callable[[Callable[[Task], None], Sequence[Task], str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to prepare, and how. Two runs with equal settings on equal pictures give equal shards.
+
+    Attributes:
+      inputs: folders of pictures.
+      paired_lr: folders of their LR pictures, in the same order; or none.
+      pairs: one of `config.PAIR_LAYOUTS` if the inputs hold real pairs in such a layout.
+      tagger: folder of the tagger that fills in the tags, for the manifest.
+      licence: note on what may be done with the pictures, for the manifest.
+    """
+
+    inputs: tuple[str, ...]
+    paired_lr: tuple[str, ...] = ()
+    pairs: str = ""
+    filters: Filters = Filters()
+    pictures_per_shard: int = 100
+    tagger: str = ""
+    licence: str = ""
+
+    def validate(self) -> None:
+        """Raises UserError when options contradict each other."""
+        if self.paired_lr and len(self.paired_lr) != len(self.inputs):
+            raise UserError(
+                f"--paired-lr has {len(self.paired_lr)} folders for {len(self.inputs)} of --input."
+            )
+        if self.paired_lr and self.pairs:
+            raise UserError("give either --paired-lr or --pairs, not both.")
+        if self.pairs and self.pairs not in PAIR_LAYOUTS:
+            raise UserError(f"--pairs {self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}.")
+        if self.filters.crop < 0 or self.filters.min_side < 1 or self.pictures_per_shard < 1:
+            raise UserError("--crop must not be negative; --min-side and --shard-size, positive.")
+        if not 0 <= self.filters.max_flat <= 1:
+            raise UserError(f"--max-flat {self.filters.max_flat} is not between 0 and 1.")
+
+
+def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_shard) -> dict:
+    """Prepares everything, or what an interrupted run left undone.
+
+    Args:
+      output: folder to write; absent, empty, or of the same preparation.
+      settings: what to do.
+      run: who does the tasks: `runners.run_in_processes`, `runners.run_on_beam`, ...
+      write: `write_shard`, or the same with a tagger.
+
+    Returns: the manifest.
+    Raises:
+      UserError: an input is missing or empty, the output belongs to another preparation or cannot
+        be written, or no picture is left.
+    """
+    settings.validate()
+    root = storage.as_path(output)
+    pictures = _list_inputs(settings)
+    fingerprint = _fingerprint(settings, pictures)
+    with _alone(root):
+        manifest = storage.read_json(root / MANIFEST)
+        if manifest is not None:
+            _check_same(manifest, fingerprint, settings, output)
+            return manifest
+        _start(root, settings, pictures, fingerprint)
+        hashes = [
+            _HashTask(output, number, tuple(pictures[first : first + _HASHED_TOGETHER]))
+            for number, first in enumerate(range(0, len(pictures), _HASHED_TOGETHER))
+        ]
+        run(_hash_pictures, [task for task in hashes if _hashes(task) is None], "hashing")
+        unique, failed, duplicates = _unique(pictures, [h for t in hashes for h in _hashes(t)])
+        if not unique:
+            _close(root)
+            raise UserError(f"none of the {len(pictures)} pictures can be read.")
+        size = settings.pictures_per_shard
+        parts = [tuple(unique[first : first + size]) for first in range(0, len(unique), size)]
+        tasks = [
+            ShardTask(output, number, len(parts), fingerprint, settings.filters, part)
+            for number, part in enumerate(parts)
+        ]
+        run(write, [task for task in tasks if finished_report(task) is None], "writing shards")
+        manifest = _manifest(settings, len(pictures), tasks, failed, duplicates)
+        manifest["fingerprint"] = fingerprint
+        if not manifest["record_count"]:
+            _close(root)
+            raise UserError(f"none of the {len(pictures)} pictures is left: {_reasons(manifest)}.")
+        storage.write_json(root / MANIFEST, manifest)
+        _close(root)
+    return manifest
+
+
+# --------------------------------------------------------------------------------------------------
+# The plan
+# --------------------------------------------------------------------------------------------------
+
+
+def _list_inputs(settings: Settings) -> list[Listed]:
+    """All pictures of all inputs; each name starts with its input's."""
+    labels = [PurePosixPath(path).name for path in settings.inputs]
+    if len(set(labels)) < len(labels):
+        labels = list(settings.inputs)
+    if len(set(labels)) < len(labels):
+        raise UserError("--input names a folder twice.")
+    found = []
+    for number, (folder, label) in enumerate(zip(settings.inputs, labels, strict=True)):
+        lr = settings.paired_lr[number] if settings.paired_lr else ""
+        for listed in list_pictures(folder, "--input", lr, "--paired-lr", settings.pairs):
+            found.append(listed._replace(name=f"{label}/{listed.name}"))
+    return found
+
+
+def _fingerprint(settings: Settings, pictures: list[Listed]) -> str:
+    text = json.dumps([dataclasses.asdict(settings), pictures], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_same(found: dict, fingerprint: str, settings: Settings, output: str) -> None:
+    if found.get("fingerprint") == fingerprint:
+        return
+    then, now = found.get("settings", {}), _as_json(settings)
+    changed = [
+        f"{key}: {then.get(key)!r} then, {now[key]!r} now"
+        for key in now
+        if then.get(key) != now[key]
+    ]
+    what = "; ".join(changed) or "pictures were added or removed since"
+    raise UserError(f"--output {output} holds another preparation ({what}); choose another folder.")
+
+
+def _as_json(settings: Settings) -> dict[str, Any]:
+    """The settings as they are in the plan and the manifest."""
+    paired = bool(settings.paired_lr or settings.pairs)
+    return json.loads(json.dumps({**dataclasses.asdict(settings), "paired": paired}))
+
+
+def _start(root: epath.Path, settings: Settings, pictures: list[Listed], fingerprint: str) -> None:
+    """Writes the plan, or checks that the one that is there is this one, and tidies up."""
+    plan = storage.read_json(root / PLAN)
+    if plan is not None:
+        _check_same(plan, fingerprint, settings, str(root))
+    else:
+        if root.exists() and any(not path.name.startswith(".") for path in root.iterdir()):
+            raise UserError(f"--output {root} is not empty and holds no preparation.")
+        plan = {
+            "format": SHARDS_FORMAT,
+            "fingerprint": fingerprint,
+            "settings": _as_json(settings),
+            "pictures": len(pictures),
+        }
+        storage.write_json(root / PLAN, plan)
+    for folder in (root / "work", root / "shards"):
+        folder.mkdir(exist_ok=True)
+        if storage.is_local(folder):
+            for left in folder.glob(".*"):  # half a file of a run that was killed
+                left.unlink(missing_ok=True)
+
+
+def _close(root: epath.Path) -> None:
+    """Removes what only an unfinished preparation needs."""
+    (root / PLAN).unlink(missing_ok=True)
+    (root / "work").rmtree(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(root: epath.Path) -> Iterator[None]:
+    """Creates the output folder and keeps a second run on this machine out of it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not storage.is_local(root):
+            yield
+            return
+        lock = Path(root / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"--output {root} cannot be written: {error.strerror or error}.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another run is writing to --output {root}.") from error
+        yield  # a killed run's lock is released by the system
+
+
+# --------------------------------------------------------------------------------------------------
+# Hashes and duplicates
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _HashTask:
+    output: str
+    number: int
+    pictures: tuple[Listed, ...]
+
+    @property
+    def file(self) -> epath.Path:
+        return storage.as_path(self.output) / "work" / f"hashes-{self.number:05d}.json"
+
+
+def _hash_pictures(task: _HashTask) -> None:
+    """Writes a list of [sha256, sha256 of LR or null] or, in its place, of a reason of failure."""
+    found = []
+    for picture in task.pictures:
+        try:
+            paths = [picture.path] if picture.lr is None else [picture.path, picture.lr]
+            digests = [hashlib.sha256(read_file(path)).hexdigest() for path in paths]
+            found.append([*digests, None][:2])
+        except BadPicture as error:
+            found.append(str(error))
+    storage.write_json(task.file, found)
+
+
+def _hashes(task: _HashTask) -> list | None:
+    """What a task found; None if it is to be done."""
+    found = storage.read_json(task.file)
+    return found if found is not None and len(found) == len(task.pictures) else None
+
+
+def _unique(
+    pictures: list[Listed], hashes: list
+) -> tuple[list[Hashed], list[dict[str, str]], list[dict[str, str]]]:
+    """Keeps the first of equal pictures; returns it, failures and duplicates."""
+    first: dict[tuple, str] = {}
+    unique, failed, duplicates = [], [], []
+    for picture, found in zip(pictures, hashes, strict=True):
+        if isinstance(found, str):
+            failed.append({"name": picture.name, "reason": found})
+        elif tuple(found) in first:
+            duplicates.append({"name": picture.name, "same_as": first[tuple(found)]})
+        else:
+            first[tuple(found)] = picture.name
+            unique.append(Hashed(picture, *found))
+    return unique, failed, duplicates
+
+
+# --------------------------------------------------------------------------------------------------
+# The manifest
+# --------------------------------------------------------------------------------------------------
+
+
+def _manifest(
+    settings: Settings,
+    pictures: int,
+    tasks: list[ShardTask],
+    failed: list[dict[str, str]],
+    duplicates: list[dict[str, str]],
+) -> dict[str, Any]:
+    shards, stored, filtered, converted = [], 0, [], Counter()
+    digest, sides, failed = hashlib.sha256(), [], list(failed)
+    for task in tasks:
+        report = finished_report(task)
+        if report is None:
+            raise UserError(
+                f"the shard {task.file} was not finished; run the same command again to go on."
+            )
+        stored += len(report["pictures"])
+        failed += report["failed"]
+        filtered += report["filtered"]
+        converted.update(entry["reason"] for entry in report["converted"])
+        for record in report["records"]:
+            digest.update(record["sha256"].encode())
+            sides.append(min(record["width"], record["height"]))
+        shards.append(
+            {
+                "file": f"shards/{task.file.name}",
+                "records": report["record_count"],
+                "bytes": report["bytes"],
+                "sha256": report["sha256"],
+            }
+        )
+    return {
+        "format": SHARDS_FORMAT,
+        "licence": settings.licence,
+        "settings": _as_json(settings),
+        "pictures": {
+            "found": pictures,
+            "stored": stored,
+            "failed": len(failed),
+            "filtered": len(filtered),
+            "duplicates": len(duplicates),
+        },
+        "record_count": sum(shard["records"] for shard in shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "records_sha256": digest.hexdigest(),
+        "shorter_side": {"min": min(sides, default=0), "max": max(sides, default=0)},
+        "converted": dict(sorted(converted.items())),
+        "shards": shards,
+        "failed": failed,
+        "filtered": filtered,
+        "duplicates": duplicates,
+    }
+
+
+def _reasons(manifest: dict[str, Any]) -> str:
+    """The commonest reasons why pictures were left out."""
+    counts = Counter(entry["reason"] for entry in manifest["failed"] + manifest["filtered"])
+    return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))

@@ -1,0 +1,304 @@
+"""One shard: pictures in, an ArrayRecord file and a report about it out.
+
+A shard depends on its task alone, so any process on any machine may write it, and writing it twice
+gives the same bytes. It is finished when its report is there, which is written last.
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from tvt_jax.data import storage
+from tvt_jax.data.pairs import pair_factor
+from tvt_jax.data.pictures import BadPicture, decode_picture
+from tvt_jax.data.records import Record, encode_record
+from tvt_jax.data.sources import Listed, read_file
+from tvt_jax.errors import UserError
+
+# [H, W, 3] uint8 pictures of any sizes -> the tags of each.
+TagImages = Callable[[list[np.ndarray]], list[list[str]]]
+_TAGGED_TOGETHER = 8
+# A block is flat when its luma deviates less than this (of 255) from its mean. Sky and plain walls
+# stay below 2 to 3 with the grain of a camera; faint fabric is above 5.
+_FLAT_BLOCK, _FLAT_DEVIATION = 32, 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """What is stored of a picture.
+
+    Attributes:
+      crop: side of the tiles in px; 0 stores pictures as they are, byte for byte.
+      min_side: pictures with a shorter side are left out, px.
+      max_flat: pictures or tiles of which a larger share is flat are left out.
+    """
+
+    crop: int = 0
+    min_side: int = 1
+    max_flat: float = 1.0
+
+
+class Hashed(NamedTuple):
+    """A picture, and the SHA-256 of its file and of its LR picture's file."""
+
+    picture: Listed
+    sha256: str
+    lr_sha256: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """Everything that a shard depends on.
+
+    Attributes:
+      output: folder of all shards.
+      number, count: of this shard, from 0, and of all.
+      fingerprint: of the preparation that it belongs to.
+    """
+
+    output: str
+    number: int
+    count: int
+    fingerprint: str
+    filters: Filters
+    pictures: tuple[Hashed, ...]
+
+    @property
+    def file(self) -> epath.Path:
+        """The shard."""
+        return self._base.with_suffix(".array_record")
+
+    @property
+    def report(self) -> epath.Path:
+        """What is in it, and what was left out and why."""
+        return self._base.with_suffix(".json")
+
+    @property
+    def _base(self) -> epath.Path:
+        name = f"part-{self.number:05d}-of-{self.count:05d}"
+        return storage.as_path(self.output) / "shards" / name
+
+
+def finished_report(task: ShardTask) -> dict[str, Any] | None:
+    """The report of a shard that is whole; None if it must be written (again)."""
+    report = storage.read_json(task.report)
+    if report is None or report.get("fingerprint") != task.fingerprint:
+        return None
+    if not task.file.exists() or task.file.stat().length != report["bytes"]:
+        return None
+    if storage.is_local(task.file) and _count_records(task.file) != report["record_count"]:
+        return None
+    return report
+
+
+def _count_records(path: epath.Path) -> int | None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(os.fspath(path))
+        count = reader.num_records()
+        reader.close()
+        return count
+    except Exception:  # damaged: ArrayRecord has its own kinds of errors
+        return None
+
+
+def write_shard(task: ShardTask, tag_images: TagImages | None = None) -> None:
+    """Writes a shard and its report.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    report = {
+        "fingerprint": task.fingerprint,
+        "pictures": [],
+        "records": [],
+        "failed": [],
+        "filtered": [],
+        "converted": [],
+    }
+    with tempfile.TemporaryDirectory() as elsewhere:
+        # Beside its target where that allows to rename it; a bucket is copied to.
+        folder = Path(task.file).parent if storage.is_local(task.file) else Path(elsewhere)
+        temporary = folder / f".{task.file.name}.partial-{os.getpid()}"
+        try:
+            _write_records(temporary, _tagged(_records(task, report), tag_images), report)
+            report["bytes"] = temporary.stat().st_size
+            with temporary.open("rb") as file:
+                report["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            storage.move(temporary, task.file)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"cannot write {task.file}: {error}.") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+    storage.write_json(task.report, report)
+
+
+def _write_records(path: Path, records: Iterator[Record], report: dict[str, Any]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    # Single records can be read at random; pictures are compressed already.
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    try:
+        for record in records:
+            writer.write(encode_record(record))
+            entry = dataclasses.asdict(record)
+            entry["bytes"] = len(entry.pop("image"))
+            entry.pop("lr")
+            report["records"].append(entry)
+    finally:
+        writer.close()
+    report["record_count"] = len(report["records"])
+
+
+def _tagged(
+    records: Iterator[tuple[Record, np.ndarray]], tag_images: TagImages | None
+) -> Iterator[Record]:
+    """Fills in the tags, a few pictures at a time."""
+    if tag_images is None:
+        yield from (record for record, _ in records)
+        return
+    waiting = []
+    for pair in records:
+        waiting.append(pair)
+        if len(waiting) == _TAGGED_TOGETHER:
+            yield from _tag(waiting, tag_images)
+            waiting = []
+    if waiting:
+        yield from _tag(waiting, tag_images)
+
+
+def _tag(waiting: list[tuple[Record, np.ndarray]], tag_images: TagImages) -> Iterator[Record]:
+    tags = tag_images([pixels for _, pixels in waiting])
+    for (record, _), words in zip(waiting, tags, strict=True):
+        yield dataclasses.replace(record, tags=tuple(words))
+
+
+def _records(task: ShardTask, report: dict[str, Any]) -> Iterator[tuple[Record, np.ndarray]]:
+    """The records of all pictures, with their pixels; what became of each goes to the report."""
+    for hashed in task.pictures:
+        name, count = hashed.picture.name, 0
+        try:
+            for record, pixels in _records_of(hashed, task.filters, report):
+                yield record, pixels
+                count += 1
+        except BadPicture as error:
+            report["failed"].append({"name": name, "reason": str(error)})
+            continue
+        except _FilteredOut as error:
+            report["filtered"].append({"name": name, "reason": str(error)})
+            continue
+        report["pictures"].append({"name": name, "sha256": hashed.sha256, "records": count})
+
+
+class _FilteredOut(Exception):
+    """A good picture that the filters leave out; the message is the reason."""
+
+
+def _records_of(
+    hashed: Hashed, filters: Filters, report: dict[str, Any]
+) -> Iterator[tuple[Record, np.ndarray]]:
+    """The records of one picture.
+
+    Raises:
+      BadPicture, _FilteredOut: the picture gave no record and gives none.
+    """
+    picture = hashed.picture
+    data = _read_unchanged(picture.path, hashed.sha256)
+    hr, conversions = decode_picture(data)
+    height, width = hr.shape[:2]
+    lr_data = lr = None
+    factor = 1
+    if picture.lr is not None:
+        lr_data = _read_unchanged(picture.lr, hashed.lr_sha256)
+        lr = decode_picture(lr_data).pixels
+        factor = pair_factor((width, height), (lr.shape[1], lr.shape[0]))
+        if factor is None:
+            raise BadPicture(
+                f"HR {width}x{height} and LR {lr.shape[1]}x{lr.shape[0]} px have no whole factor"
+            )
+        if filters.crop % factor:
+            raise BadPicture(f"--crop {filters.crop} is no multiple of the pair's factor {factor}")
+    smallest = max(filters.min_side, filters.crop)
+    if min(width, height) < smallest:
+        raise _FilteredOut(f"{width}x{height} px, smaller than {smallest}")
+    report["converted"] += [{"name": picture.name, "reason": reason} for reason in conversions]
+    if filters.crop:
+        stored = 0
+        for tile in _tiles(picture.name, hr, lr, factor, filters):
+            yield tile
+            stored += 1
+        if not stored:
+            raise _FilteredOut(f"more than {filters.max_flat:.0%} of every tile is flat")
+        return
+    if _flat_share(hr, filters) > filters.max_flat:
+        raise _FilteredOut(f"more than {filters.max_flat:.0%} of it is flat")
+    yield Record(picture.name, data, hashed.sha256, width, height, lr=lr_data), hr
+
+
+def _tiles(
+    name: str, hr: np.ndarray, lr: np.ndarray | None, factor: int, filters: Filters
+) -> Iterator[tuple[Record, np.ndarray]]:
+    """Cuts a picture into tiles that cover it and overlap as little as that allows."""
+    crop = filters.crop
+    rows, columns = hr.shape[:2]
+    if lr is not None:
+        rows, columns = (
+            min(s, factor * t) for s, t in zip((rows, columns), lr.shape, strict=False)
+        )
+    for top in _tile_starts(rows, crop, factor):
+        for left in _tile_starts(columns, crop, factor):
+            tile = np.ascontiguousarray(hr[top : top + crop, left : left + crop])
+            if _flat_share(tile, filters) > filters.max_flat:
+                continue
+            image, lr_image = _png(tile), None
+            if lr is not None:
+                y, x, side = top // factor, left // factor, crop // factor
+                lr_image = _png(np.ascontiguousarray(lr[y : y + side, x : x + side]))
+            sha256 = hashlib.sha256(image).hexdigest()
+            yield Record(name, image, sha256, crop, crop, (left, top), lr=lr_image), tile
+
+
+def _tile_starts(side: int, crop: int, factor: int) -> list[int]:
+    count = -(-side // crop)
+    if count == 1:
+        return [0]
+    return [number * (side - crop) // (count - 1) // factor * factor for number in range(count)]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _flat_share(pixels: np.ndarray, filters: Filters) -> float:
+    """Share of the blocks of a picture that are flat; 0 where nobody asks."""
+    if filters.max_flat >= 1:
+        return 0.0
+    luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    height, width = luma.shape
+    block = min(_FLAT_BLOCK, height, width)
+    flat = []
+    for top in range(0, height - block + 1, block):  # row by row: a large picture stays small
+        strip = luma[top : top + block, : width // block * block].astype(np.float32)
+        blocks = strip.reshape(block, -1, block).swapaxes(0, 1)
+        flat.append(blocks.std(axis=(1, 2)) < _FLAT_DEVIATION)
+    return float(np.mean(flat))
+
+
+def _read_unchanged(path: str, sha256: str | None) -> bytes:
+    data = read_file(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BadPicture(f"{path} changed while it was being prepared")
+    return data

@@ -1,0 +1,233 @@
+"""Where training pictures come from: folders of pictures, folders of shards, and real pairs.
+
+A source has a length, and reads any picture by its number; nothing is decoded here.
+"""
+
+import dataclasses
+import os
+from typing import NamedTuple, Protocol
+
+from tvt_jax.config import PAIR_LAYOUTS, DataConfig
+from tvt_jax.data import storage
+from tvt_jax.data.pairs import folder_pairs, layout_pairs
+from tvt_jax.data.pictures import BadPicture, picture_suffixes
+from tvt_jax.data.records import BadRecord, decode_record
+from tvt_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+SHARDS_FORMAT = "tvt_jax shards 1"
+
+
+class Sample(NamedTuple):
+    """One picture as it is stored.
+
+    Attributes:
+      name: for messages.
+      image: the encoded picture.
+      lr: the encoded LR picture of a real pair.
+      tags: what is seen in the picture; empty where nobody tagged it.
+    """
+
+    name: str
+    image: bytes
+    lr: bytes | None
+    tags: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Random access to pictures; can be pickled, so that worker processes can have it."""
+
+    paired: bool  # whether samples have `lr`
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What to call a sample that could not be read."""
+
+    def read(self, index: int) -> Sample:
+        """Reads one sample; raises BadPicture where that is not possible."""
+
+
+class Listed(NamedTuple):
+    """A picture that a folder has: its name relative to the folder, and the paths to read."""
+
+    name: str
+    path: str
+    lr: str | None
+
+
+def list_pictures(
+    folder: str, option: str, lr_folder: str = "", lr_option: str = "", layout: str = ""
+) -> list[Listed]:
+    """Lists the pictures of a folder and of all folders below, sorted by name.
+
+    Args:
+      folder: local, or `gs://...`.
+      option: the option that the folder comes from, for messages.
+      lr_folder: where the LR pictures of real pairs are, under the same relative paths.
+      lr_option: the option that it comes from.
+      layout: one of `config.PAIR_LAYOUTS`; `folder` then holds HR and LR pictures.
+
+    Raises:
+      UserError: a folder is missing, or nothing is found.
+    """
+    names = _pictures_in(folder, option)
+    root = storage.as_path(folder)
+    if layout:
+        pairs = layout_pairs(os.fspath(root), names, layout)
+        if not pairs:
+            raise UserError(
+                f"{option} {folder} has no pictures in the layout of {layout}; "
+                f"layouts are {', '.join(PAIR_LAYOUTS)}."
+            )
+        return [Listed(hr, os.fspath(root / hr), os.fspath(root / lr)) for hr, lr in pairs]
+    if lr_folder:
+        lr_root = storage.as_path(lr_folder)
+        pairs = folder_pairs(names, _pictures_in(lr_folder, lr_option))
+        return [Listed(hr, os.fspath(root / hr), os.fspath(lr_root / lr)) for hr, lr in pairs]
+    return [Listed(name, os.fspath(root / name), None) for name in names]
+
+
+def _pictures_in(folder: str, option: str) -> list[str]:
+    path = storage.as_path(folder)
+    storage.check_folder(path, option)
+    suffixes = picture_suffixes()
+    names = [
+        name for name in storage.list_files(path) if os.path.splitext(name)[1].lower() in suffixes
+    ]
+    if not names:
+        raise UserError(f"{option} {folder} has no pictures (PNG, JPEG, WebP, TIFF, ...).")
+    return names
+
+
+class FolderSource:
+    """The pictures of a folder, as `list_pictures` finds them."""
+
+    def __init__(self, pictures: list[Listed]):
+        self._pictures = pictures
+        self.paired = pictures[0].lr is not None
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def name(self, index: int) -> str:
+        """The picture's path."""
+        return self._pictures[index].path
+
+    def read(self, index: int) -> Sample:
+        """Reads the file or the two files of a sample."""
+        picture = self._pictures[index]
+        lr = None if picture.lr is None else read_file(picture.lr)
+        return Sample(picture.path, read_file(picture.path), lr, ())
+
+
+def read_file(path: str) -> bytes:
+    """Reads a picture's file.
+
+    Raises:
+      BadPicture: it cannot be read.
+    """
+    try:
+        return storage.as_path(path).read_bytes()
+    except OSError as error:
+        raise BadPicture(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _WholeFile:
+    """Tells ArrayRecord's reader how many records a file has, so that it need not open it."""
+
+    filename: str
+    examples_in_shard: int
+    skip: int = 0
+
+    @property
+    def take(self) -> int:
+        return self.examples_in_shard
+
+
+class ShardSource:
+    """The records of a folder that `python -m tvt_jax.prepare` wrote.
+
+    Raises:
+      UserError: the folder is incomplete or changed.
+    """
+
+    def __init__(self, folder: str, option: str):
+        import grain
+
+        root = storage.as_path(folder)
+        manifest = storage.read_json(root / MANIFEST)
+        if manifest is None or manifest.get("format") != SHARDS_FORMAT:
+            raise UserError(f"{option} {folder}: {MANIFEST} is damaged or of another version.")
+        for shard in manifest["shards"]:
+            path = root / shard["file"]
+            size = path.stat().length if path.exists() else None
+            if size != shard["bytes"]:
+                what = "is missing" if size is None else f"has {size} bytes, not {shard['bytes']}"
+                raise UserError(f"{option} {folder}: the shard {shard['file']} {what}.")
+        self._shards = [(s["file"], s["records"]) for s in manifest["shards"] if s["records"]]
+        self._folder = folder
+        self._records = grain.sources.ArrayRecordDataSource(
+            [_WholeFile(os.fspath(root / file), count) for file, count in self._shards]
+        )
+        self.paired = bool(manifest["settings"]["paired"])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        """The shard's file and the number of the record in it."""
+        for file, count in self._shards:
+            if index < count:
+                return f"record {index} of {self._folder}/{file}"
+            index -= count
+        raise IndexError(index)
+
+    def read(self, index: int) -> Sample:
+        """Reads one record."""
+        try:
+            record = decode_record(self._records[index])
+        except BadRecord as error:
+            raise BadPicture(str(error)) from error
+        except Exception as error:  # ArrayRecord tells damage in its own kinds of errors
+            raise BadPicture(f"the record cannot be read ({str(error).splitlines()[0]})") from error
+        return Sample(record.name, record.image, record.lr, record.tags or ())
+
+
+def open_sources(config: DataConfig) -> list[Source]:
+    """Opens the folders that `config.train` lists.
+
+    Raises:
+      UserError: a folder is missing, empty or half prepared, or the lists do not fit together.
+    """
+    folders = _split(config.train)
+    lr_folders = _split(config.train_lr)
+    if not folders:
+        raise UserError("--config.data.train is empty; give a folder of photographs.")
+    if lr_folders and len(lr_folders) != len(folders):
+        raise UserError(
+            f"--config.data.train_lr has {len(lr_folders)} folders for {len(folders)} "
+            "of --config.data.train."
+        )
+    sources = []
+    for number, folder in enumerate(folders):
+        root, option = storage.as_path(folder), "--config.data.train"
+        storage.check_folder(root, option)
+        if (root / MANIFEST).exists():
+            sources.append(ShardSource(folder, option))
+        elif (root / PLAN).exists():
+            raise UserError(
+                f"{option} {folder} is half prepared; run its `python -m tvt_jax.prepare` command "
+                "again to finish it."
+            )
+        else:
+            lr = lr_folders[number] if lr_folders else ""
+            listed = list_pictures(folder, option, lr, "--config.data.train_lr", config.pairs)
+            sources.append(FolderSource(listed))
+    return sources
+
+
+def _split(folders: str) -> list[str]:
+    return [part.strip() for part in folders.split(",") if part.strip()]

@@ -1,0 +1,103 @@
+"""Local folders and `gs://` buckets through one path library, and writing that is whole or absent.
+
+`gs://` needs the package gcsfs (or tensorflow) beside etils, and Google's usual credentials.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from tvt_jax.atomic_write import atomic_file
+from tvt_jax.errors import UserError
+
+
+def as_path(text: str) -> epath.Path:
+    """The path of a local file or of an object in a bucket."""
+    return epath.Path(os.path.expanduser(text))
+
+
+def is_local(path: epath.Path) -> bool:
+    """Whether the path is in the file system of this machine."""
+    return "://" not in os.fspath(path)
+
+
+def check_folder(path: epath.Path, option: str) -> None:
+    """Raises UserError, which names `option`, unless the path is a folder that can be reached."""
+    try:
+        found = path.is_dir()
+    except ImportError as error:
+        raise UserError(
+            f"{option} {path}: buckets need one more package ({error.name or error}); "
+            "`pip install gcsfs`."
+        ) from error
+    except Exception as error:  # each cloud library raises its own kinds
+        raise UserError(f"{option} {path} cannot be reached ({error}).") from error
+    if not found:
+        raise UserError(f"{option} {path} is not a folder.")
+
+
+def list_files(folder: epath.Path) -> list[str]:
+    """Paths of all files in a folder and below, relative to it, sorted; hidden ones are left out.
+
+    Raises:
+      UserError: a folder in it cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    base, found = _key(folder), []
+    for place, folders, files in folder.walk(on_error=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = _key(place)[len(base) + 1 :]
+        prefix = f"{inside}/" if inside else ""
+        found += [prefix + name for name in files if name and not name.startswith(".")]
+    return sorted(found)
+
+
+def _key(path: epath.Path) -> str:
+    """The path without protocol; walking a bucket does not give it back."""
+    return os.fspath(path).split("://")[-1].strip("/")
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes JSON that is complete or absent, even after a crash of the machine.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    data = json.dumps(value, indent=1, ensure_ascii=False).encode()
+    if not is_local(path):
+        path.write_bytes(data)  # an object appears when it is complete
+        return
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(data)
+        _flush_to_disk(temporary)
+
+
+def read_json(path: epath.Path) -> Any:
+    """Reads JSON; None if the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def move(source: Path, target: epath.Path) -> None:
+    """Gives a local file its final name, or copies it to a bucket; whole or absent."""
+    if not is_local(target):
+        with source.open("rb") as data, target.open("wb") as copy:
+            shutil.copyfileobj(data, copy)
+        return
+    _flush_to_disk(source)
+    os.replace(source, target)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Waits until a file's content is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
