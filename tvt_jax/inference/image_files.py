@@ -42,7 +42,7 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     else:
         if output.is_file():
             raise UserError(f"--output {output} is a file; several pictures need a folder.")
-        found = [pair for path in inputs for pair in _pictures(path)]
+        found = [pair for path in inputs for pair in find_pictures(path)]
         names = [relative.with_suffix(".png") for _, relative in found]
         # a.jpg and a.tif in one folder keep their suffixes: a.jpg.png, a.tif.png.
         jobs = [
@@ -60,8 +60,12 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def _pictures(path: Path) -> list[tuple[Path, Path]]:
-    """Pictures of a file or folder, each with its path relative to it."""
+def find_pictures(path: Path) -> list[tuple[Path, Path]]:
+    """Lists the pictures of a file, or of a folder and below, each with its path relative to it.
+
+    Raises:
+      UserError: `path` is missing, or no picture, or a folder without pictures.
+    """
     if path.is_file():
         _check_format(path)
         return [(path, Path(path.name))]
