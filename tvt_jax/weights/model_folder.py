@@ -6,6 +6,7 @@ unet/          config.json  diffusion_pytorch_model.safetensors
 text_encoder/  config.json  model.safetensors
 tokenizer/     as transformers writes it
 scheduler/     scheduler_config.json
+tagger/        config.json  model.safetensors, and RAM's two lists (optional)
 """
 
 import dataclasses
@@ -19,9 +20,10 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from tvt_jax.config import SchedulerConfig, TextEncoderConfig, UNetConfig, VAEConfig
+from tvt_jax.config import SchedulerConfig, TaggerConfig, TextEncoderConfig, UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.models.layers import InitKeys
+from tvt_jax.models.tagger import RAM
 from tvt_jax.models.text_encoder import CLIPTextModel
 from tvt_jax.models.unet import UNet2DConditionModel
 from tvt_jax.models.vae import AutoencoderKL
@@ -48,6 +50,7 @@ KINDS = {
     "vae": NetworkKind(VAEConfig, AutoencoderKL, "diffusion_pytorch_model"),
     "unet": NetworkKind(UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model"),
     "text_encoder": NetworkKind(TextEncoderConfig, CLIPTextModel, "model"),
+    "tagger": NetworkKind(TaggerConfig, RAM, "model"),
 }
 
 
