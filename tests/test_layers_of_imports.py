@@ -12,7 +12,7 @@ LAYERS = (
     {"models", "diffusion"},
     {"losses", "weights", "parallel", "checkpoint", "data"},
     {"training", "inference", "evaluation"},
-    {"train", "infer", "convert", "bench", "demo"},
+    {"train", "infer", "tag", "convert", "bench", "demo"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMMANDS = LAYERS[-1]
