@@ -139,7 +139,6 @@ class RAM(nnx.Module):
         self, config: TaggerConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: InitKeys
     ):
         precision = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.config = config
         self.visual_encoder = SwinTransformer(config, **precision)
         self.image_proj = Linear(config.stage_widths[-1], config.projection_dim, **precision)
         self.label_embed = Table(
