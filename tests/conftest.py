@@ -41,3 +41,28 @@ def small_model(small_release, tmp_path_factory):
         report=lambda line: None,
     )
     return output
+
+
+@pytest.fixture(scope="session")
+def tagger_files(tmp_path_factory):
+    """Folder with ram.pth, dape.pth and data/: the small tagger as the release has it."""
+    from tests.support import ram_files
+
+    folder = tmp_path_factory.mktemp("tagger_release")
+    torch.save(ram_files.ram_checkpoint(), folder / "ram.pth")
+    torch.save(ram_files.dape_checkpoint(), folder / "dape.pth")
+    ram_files.write_ram_data(folder / "data", ram_files.golden()["class_threshold"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tagger_models(tagger_files, tmp_path_factory):
+    """Model folders with nothing but a tagger: "ram" plain, "dape" with its adapters."""
+    from tvt_jax.weights.tagger import convert_tagger
+
+    folders = {}
+    for kind, dape in (("ram", None), ("dape", tagger_files / "dape.pth")):
+        folders[kind] = tmp_path_factory.mktemp("tagger") / kind
+        arguments = (tagger_files / "ram.pth", tagger_files / "data", folders[kind], dape)
+        convert_tagger(*arguments, report=lambda line: None)
+    return folders

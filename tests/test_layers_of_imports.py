@@ -12,7 +12,7 @@ LAYERS = (
     {"models", "diffusion"},
     {"losses", "weights", "parallel", "memory", "checkpoint", "data"},
     {"training", "inference", "evaluation"},
-    {"train", "infer", "convert", "prepare", "evaluate", "bench", "demo"},
+    {"train", "infer", "tag", "convert", "prepare", "evaluate", "bench", "demo"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMMANDS = LAYERS[-1]

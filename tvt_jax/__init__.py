@@ -8,8 +8,10 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Tagger": "tvt_jax.inference.tagging",
     "Upscaler": "tvt_jax.inference.upscaler",
     "UserError": "tvt_jax.errors",
+    "load_tagger": "tvt_jax.inference.tagging",
 }
 __all__ = ["__version__", *_PUBLIC]
 

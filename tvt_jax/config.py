@@ -251,6 +251,76 @@ class TextEncoderConfig(_NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class TaggerConfig(_NetworkConfig):
+    """The tagger RAM: a Swin encoder and a head with a query for each class.
+
+    Names of the encoder's fields are those of transformers' `SwinConfig`, of the head's those of
+    `BertConfig`.
+
+    Attributes:
+      num_classes: tags that it knows.
+      image_size: side of the square that every image is resized to, px.
+      projection_dim: width of the image tokens that the head sees, and of the class embeddings.
+      antialias: filter when an image is resized down. False is what the release's environment did
+        (torchvision 0.15); torchvision from 0.17 on filters.
+      dape: whether DAPE's adapters, which fit RAM to degraded images, are merged into the weights.
+    """
+
+    num_classes: int
+    image_size: int
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int
+    projection_dim: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    patch_size: int = 4
+    mlp_ratio: float = 4.0
+    layer_norm_eps: float = 1e-12  # of the head
+    antialias: bool = False
+    dape: bool = False
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each resolution of the encoder."""
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def stage_resolutions(self) -> tuple[int, ...]:
+        """Side of the feature map of each resolution of the encoder."""
+        side = self.image_size // self.patch_size
+        return tuple(side // 2**stage for stage in range(len(self.depths)))
+
+    def validate(self) -> None:
+        """Raises ValueError when lengths, widths, heads, windows or sizes do not fit together."""
+        if len(self.num_heads) != len(self.depths):
+            raise ValueError(f"num_heads has {len(self.num_heads)} entries, not {len(self.depths)}")
+        for width, heads in zip(
+            (*self.stage_widths, self.hidden_size),
+            (*self.num_heads, self.num_attention_heads),
+            strict=True,
+        ):
+            if width % heads:
+                raise ValueError(f"{width} channels cannot be split over {heads} heads")
+        if self.image_size % (self.patch_size * 2 ** (len(self.depths) - 1)):
+            raise ValueError(f"image_size {self.image_size} cannot be halved at every stage")
+        for side in self.stage_resolutions:
+            if side % min(self.window_size, side):
+                raise ValueError(f"a map of {side}x{side} has no windows of {self.window_size}")
+
+    @classmethod
+    def _header(cls) -> dict[str, Any]:
+        return {"architectures": ["RAM"], "model_type": "ram"}
+
+    @classmethod
+    def _ignored(cls) -> frozenset[str]:
+        return frozenset({"architectures", "model_type"})
+
+
+@dataclasses.dataclass(frozen=True)
 class SchedulerConfig(_NetworkConfig):
     """The noise schedule: what of a `scheduler_config.json` matters for one step."""
 
@@ -407,6 +477,19 @@ SD21_TEXT_ENCODER = TextEncoderConfig(
     num_hidden_layers=23,
     num_attention_heads=16,
     hidden_act="gelu",
+)
+RAM_SWIN_LARGE = TaggerConfig(
+    num_classes=4585,
+    image_size=384,
+    embed_dim=192,
+    depths=(2, 2, 18, 2),
+    num_heads=(6, 12, 24, 48),
+    window_size=12,
+    projection_dim=512,
+    hidden_size=768,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=3072,
 )
 # The trunks of LPIPS, by torchvision's names: VGG16 is trained with, both are evaluated with.
 LPIPS_NETS = {

@@ -15,6 +15,9 @@ def official(
     tvt: Path | None = None,
     vae_config: Path | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ram: Path | None = None,
+    dape: Path | None = None,
+    ram_data: Path | None = None,
 ) -> None:
     """Convert the authors' release to a model folder, LoRA merged.
 
@@ -26,11 +29,15 @@ def official(
         tvt: the release's model_TVT.pkl. Left out: the UNet before fine-tuning, a start for
             training.
         vae_config: config.json of the VAE, needed only if it has other than 32 norm groups.
-        dtype: dtype of the written files.
+        dtype: dtype of the written files; the tagger's are float32 in any case.
+        ram: the release's ram_swin_large_14m.pth. Left out: no tagger, fixed words guide the model.
+        dape: the release's DAPE.pth, which fits the tagger to degraded images.
+        ram_data: folder with ram_tag_list.txt and ram_tag_list_threshold.txt: ram/data/ of
+            github.com/xinyu1205/recognize-anything. Needed with --ram.
     """
     from tvt_jax.weights.official import convert_official
 
-    convert_official(sd, vae, output, unet, tvt, vae_config, dtype)
+    convert_official(sd, vae, output, unet, tvt, vae_config, dtype, ram, dape, ram_data)
     print(f"wrote {output}")
 
 
@@ -64,5 +71,22 @@ def lpips(
         print(f"wrote {convert_lpips(net, trunk, linear, output)}")
 
 
+def tagger(ram: Path, ram_data: Path, output: Path, dape: Path | None = None) -> None:
+    """Convert the tagger alone, into a new or an existing model folder.
+
+    Args:
+        ram: the release's ram_swin_large_14m.pth.
+        ram_data: folder with ram_tag_list.txt and ram_tag_list_threshold.txt: ram/data/ of
+            github.com/xinyu1205/recognize-anything.
+        output: the model folder; its tagger/ must not exist yet.
+        dape: the release's DAPE.pth, for tags of degraded images. Left out: plain RAM, for tags of
+            training images.
+    """
+    from tvt_jax.weights.tagger import convert_tagger
+
+    convert_tagger(ram, ram_data, output, dape)
+    print(f"wrote {output / 'tagger'}")
+
+
 if __name__ == "__main__":
-    run({"official": official, "lpips": lpips}, prog="python -m tvt_jax.convert")
+    run({"official": official, "tagger": tagger, "lpips": lpips}, prog="python -m tvt_jax.convert")

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import COLOR_FIXES, color_fix
 from tvt_jax.inference.prompt import build_prompt, make_text_encoder
+from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.memory import check_fits
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.weights.model_folder import Network, load_network, read_scheduler_config
@@ -29,8 +31,16 @@ class Upscaler:
     >>> large = upscaler(image, scale=4)            # uint8 [H, W, 3] -> [4H, 4W, 3]
     """
 
-    def __init__(self, vae: Network, unet: Network, text_encoder: Network, tokenizer, scheduler):
-        self._vae, self._unet = vae, unet
+    def __init__(
+        self,
+        vae: Network,
+        unet: Network,
+        text_encoder: Network,
+        tokenizer,
+        scheduler,
+        tagger: Callable[[Sequence[np.ndarray]], list[list[str]]] | None = None,
+    ):
+        self._vae, self._unet, self._tagger = vae, unet, tagger
         self._tokenizer = tokenizer
         self._encode_text = make_text_encoder(text_encoder)
         self._max_tokens = text_encoder.config.max_position_embeddings
@@ -41,7 +51,7 @@ class Upscaler:
 
     @classmethod
     def from_folder(cls, model: str | Path, dtype: str = "auto") -> "Upscaler":
-        """Loads a model folder onto the default device.
+        """Loads a model folder onto the default device; its tagger when the first image comes.
 
         Args:
           model: folder written by `python -m tvt_jax.convert`.
@@ -68,7 +78,12 @@ class Upscaler:
         text_encoder = load_network(model / "text_encoder", "text_encoder", **precision)
         _check_consistent(vae, unet, text_encoder, model)
         tokenizer = load_tokenizer(model / "tokenizer")
-        return cls(vae, unet, text_encoder, tokenizer, read_scheduler_config(model))
+        tagger = None
+        if (model / "tagger").is_dir():
+            # Float32 as in the release, and one image at a time: nothing to share among devices.
+            tagger = load_tagger(model, batch_size=1, devices=jax.local_devices()[:1])
+        scheduler = read_scheduler_config(model)
+        return cls(vae, unet, text_encoder, tokenizer, scheduler, tagger)
 
     def __call__(
         self,
@@ -78,6 +93,7 @@ class Upscaler:
         color_fix: str = "adain",
         posterior: str = "mean",
         seed: int = 0,
+        tags: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Upscales one image.
 
@@ -88,6 +104,8 @@ class Upscaler:
           color_fix: "adain", "wavelet" or "none".
           posterior: "mean" of the encoder's distribution, or a "sample" as the release draws.
           seed: of that sample.
+          tags: what is seen in the image, before the text in the prompt; () for nothing, None to
+            ask the tagger, if the model has one.
 
         Returns: [round(scale x H), round(scale x W), 3] uint8.
         Raises:
@@ -96,9 +114,30 @@ class Upscaler:
         _check_image(image)
         plan = sizing.plan_sizes(image.shape[1], image.shape[0], scale)
         working = sizing.enlarge(image, plan)
-        restored = self.restore(working, prompt, color_fix, posterior, seed)
+        restored = self.restore(working, prompt, color_fix, posterior, seed, tags)
         quantised = np.round(np.clip(restored, 0.0, 1.0) * 255.0).astype(np.uint8)
         return sizing.to_output(quantised, plan)
+
+    @property
+    def has_tagger(self) -> bool:
+        """Whether images are tagged when no tags are given."""
+        return self._tagger is not None
+
+    def tag(self, image: np.ndarray, scale: float = 4) -> list[str]:
+        """Returns the tags that `__call__` would find; none without a tagger.
+
+        Args:
+          image, scale: as in `__call__`. The tagger sees the enlarged image, as in the release.
+
+        Raises:
+          UserError: an argument is wrong.
+        """
+        _check_image(image)
+        plan = sizing.plan_sizes(image.shape[1], image.shape[0], scale)
+        return self._see(sizing.enlarge(image, plan))
+
+    def _see(self, image: np.ndarray) -> list[str]:
+        return [] if self._tagger is None else self._tagger([image])[0]
 
     def restore(
         self,
@@ -107,12 +146,13 @@ class Upscaler:
         color_fix: str = "adain",
         posterior: str = "mean",
         seed: int = 0,
+        tags: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Restores an image that has its final size already, without rounding.
 
         Args:
           image: [H, W, 3] uint8, the enlarged input.
-          prompt, color_fix, posterior, seed: as in `__call__`.
+          prompt, color_fix, posterior, seed, tags: as in `__call__`.
 
         Returns: [H, W, 3] float32, about [0, 1] (a colour fix may leave that range).
         Raises: as `__call__`.
@@ -124,7 +164,9 @@ class Upscaler:
         _check_image(image)
         height, width = image.shape[:2]
         padded = jnp.asarray(sizing.pad(image, self._multiple))
-        context = self._embed(build_prompt([], prompt))
+        if tags is None:
+            tags = self._see(image)
+        context = self._embed(build_prompt(list(tags), prompt))
         key = jax.random.key(seed)
         restored, finite = self._run(self._unet, padded, context, key, posterior)
         if not finite and self._unet.dtype != jnp.float32:

@@ -53,6 +53,10 @@ def uniform(bound):
     return init
 
 
+class Table(nnx.Param):
+    """A parameter that PyTorch stores under the attribute's own name, with the same axes."""
+
+
 class Linear(nnx.Linear):
     """Linear layer on the last axis, [..., in_features] -> [..., out_features]."""
 

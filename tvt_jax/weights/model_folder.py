@@ -6,6 +6,7 @@ unet/          config.json  diffusion_pytorch_model.safetensors
 text_encoder/  config.json  model.safetensors
 tokenizer/     as transformers writes it
 scheduler/     scheduler_config.json
+tagger/        config.json  model.safetensors, and RAM's two lists (optional)
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from tvt_jax.config import (
     DiscriminatorConfig,
     LPIPSConfig,
     SchedulerConfig,
+    TaggerConfig,
     TextEncoderConfig,
     UNetConfig,
     VAEConfig,
@@ -31,6 +33,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.models.discriminator import NLayerDiscriminator
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lpips import LPIPS
+from tvt_jax.models.tagger import RAM
 from tvt_jax.models.text_encoder import CLIPTextModel
 from tvt_jax.models.unet import UNet2DConditionModel
 from tvt_jax.models.vae import AutoencoderKL
@@ -62,6 +65,7 @@ KINDS = {
     "vae": NetworkKind(VAEConfig, AutoencoderKL, "diffusion_pytorch_model"),
     "unet": NetworkKind(UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model"),
     "text_encoder": NetworkKind(TextEncoderConfig, CLIPTextModel, "model"),
+    "tagger": NetworkKind(TaggerConfig, RAM, "model"),
     # Of training and evaluation; not part of a model folder.
     "discriminator": NetworkKind(DiscriminatorConfig, NLayerDiscriminator, "model"),
     "lpips": NetworkKind(LPIPSConfig, LPIPS, "model"),

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from tvt_jax.errors import UserError
-from tvt_jax.models.layers import BatchNorm2d
+from tvt_jax.models.layers import BatchNorm2d, Table
 
 Path = tuple[str | int, ...]
 # Parameter -> (PyTorch's name for it, PyTorch's axes in the order that Flax wants them).
@@ -67,6 +67,8 @@ def torch_tensors(model: nnx.Module) -> dict[Path, TorchTensor]:
             if not isinstance(variable, nnx.Param) or isinstance(variable, nnx.LoRAParam):
                 continue
             rule = next((r for t, r in _LEAVES.items() if isinstance(module, t)), {}).get(leaf)
+            if isinstance(variable, Table):
+                rule = (leaf, None)
             if rule is None:
                 raise TypeError(f"no PyTorch counterpart for {'.'.join(map(str, path))}.{leaf}")
             name, axes = rule

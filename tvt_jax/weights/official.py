@@ -1,8 +1,9 @@
 """The authors' PyTorch release, converted to a model folder.
 
-The release is four things: Stable Diffusion 2.1-base (a diffusers folder), the CE-UNet before
-fine-tuning (`TVTUNet/`, a diffusers folder), VAE-D4 (`vae.ckpt`, a Lightning checkpoint) and the
-trained parts of the UNet (`model_TVT.pkl`: some layers in full, and LoRA adapters of all).
+The release is five things: Stable Diffusion 2.1-base (a diffusers folder), the CE-UNet before
+fine-tuning (`TVTUNet/`, a diffusers folder), VAE-D4 (`vae.ckpt`, a Lightning checkpoint), the
+trained parts of the UNet (`model_TVT.pkl`: some layers in full, and LoRA adapters of all) and the
+tagger (`weights/tagger.py`).
 Source: github.com/Joyies/TVT, `TVT/modelfile/TVTModel.py` (loading and LoRA layout).
 """
 
@@ -28,20 +29,11 @@ from tvt_jax.weights.model_folder import (
     write_json,
 )
 from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
+from tvt_jax.weights.release_files import ADAPTERS, VAE_PREFIX, load_expected, only_tensors
 from tvt_jax.weights.replication import replicated_config, replicated_tensors
-from tvt_jax.weights.tensor_files import (
-    Tensors,
-    load_pickle,
-    read_json,
-    torch_tensors_as_numpy,
-)
+from tvt_jax.weights.tagger import open_tagger, write_tagger
+from tvt_jax.weights.tensor_files import Tensors, read_json, torch_tensors_as_numpy
 
-_VAE_PREFIX = "vaeDe4."
-_ADAPTERS = {
-    "default_encoder": "unet_lora_encoder_modules",
-    "default_decoder": "unet_lora_decoder_modules",
-    "default_others": "unet_lora_others_modules",
-}
 # A parameter is part of `model_TVT.pkl` when its name contains one of these.
 _TRAINED_IN_FULL = (
     "down_blocks.0", "up_blocks.3.upsamplers.0", "up_blocks.4", "conv_in", "conv_out",
@@ -58,6 +50,9 @@ def convert_official(
     tvt: Path | None = None,
     vae_config: Path | None = None,
     dtype: str = "float32",
+    ram: Path | None = None,
+    dape: Path | None = None,
+    ram_data: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
     """Writes the model folder of a release, adapters merged.
@@ -69,13 +64,20 @@ def convert_official(
       unet: `TVTUNet` folder. None: the CE-UNet is replicated from the UNet in `sd`.
       tvt: `model_TVT.pkl`. None: the UNet stays as it is before fine-tuning.
       vae_config: configuration of the VAE, where it has other than 32 norm groups.
-      dtype: floating-point dtype of the written files.
+      dtype: floating-point dtype of the written files, but for the tagger's, which are float32.
+      ram, dape, ram_data: the tagger's files, as `convert_tagger` takes them. None: the model has
+        no tagger and uses fixed words.
       report: called with one line for each part, saying what is used and what is ignored.
 
     Raises:
       UserError: a file is missing, damaged, unsafe, given in the wrong place, or its tensors do
         not fit; nothing is left at `output`.
     """
+    if (ram is None) != (ram_data is None) or (dape is not None and ram is None):
+        raise UserError(
+            "--ram, the tagger's checkpoint, and --ram-data, the folder with its lists, "
+            "belong together; --dape needs both."
+        )
     _check_sd_folder(sd)
     scheduler = read_scheduler_config(sd)
     text_config, text_tensors = open_network(sd / "text_encoder", "text_encoder")
@@ -83,6 +85,7 @@ def convert_official(
     unet_config, unet_tensors = _open_unet(sd, unet, report)
     if tvt is not None:
         unet_tensors = _apply_trained_parts(unet_tensors, tvt, report)
+    tagger = None if ram is None else open_tagger(ram, ram_data, dape, report)
 
     with atomic_folder(output) as folder:
         for kind, config, tensors in (
@@ -98,6 +101,8 @@ def convert_official(
             )
             save_network(folder / kind, kind, config, tensors, dtype)
             report(f"{kind}: {len(tensors)} tensors from {tensors.source}")
+        if tagger is not None:
+            write_tagger(folder / "tagger", tagger, report)
         shutil.copytree(sd / "tokenizer", folder / "tokenizer")
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler.to_json())
         index = model_index(
@@ -134,12 +139,12 @@ def _check_sd_folder(sd: Path) -> None:
 def _open_vae(
     path: Path, config_path: Path | None, report: Callable[[str], None]
 ) -> tuple[VAEConfig, Tensors]:
-    content = _load_expected(path, "--vae")
-    everything = torch_tensors_as_numpy(_only_tensors(content["state_dict"]), str(path))
+    content = load_expected(path, "--vae")
+    everything = only_tensors(content["state_dict"], str(path))
     tensors = everything.renamed(
-        lambda name: name.removeprefix(_VAE_PREFIX) if name.startswith(_VAE_PREFIX) else None
+        lambda name: name.removeprefix(VAE_PREFIX) if name.startswith(VAE_PREFIX) else None
     )
-    others = Counter(name.split(".")[0] for name in everything if not name.startswith(_VAE_PREFIX))
+    others = Counter(name.split(".")[0] for name in everything if not name.startswith(VAE_PREFIX))
     for prefix, count in sorted(others.items()):
         report(f"ignored in {path}: {count} tensors under {prefix}")
     if config_path is not None:
@@ -172,7 +177,7 @@ def _vae_config_from_shapes(tensors: Tensors) -> VAEConfig:
         config.validate()
     except KeyError as error:
         raise UserError(
-            f"{tensors.source} lacks {_VAE_PREFIX}{error.args[0]}; it is not a VAE-D4."
+            f"{tensors.source} lacks {VAE_PREFIX}{error.args[0]}; it is not a VAE-D4."
         ) from error
     except ValueError as error:
         raise UserError(
@@ -209,7 +214,7 @@ def _open_unet(
 
 def _apply_trained_parts(base: Tensors, path: Path, report: Callable[[str], None]) -> Tensors:
     """Replaces and merges what `model_TVT.pkl` holds into the tensors of the UNet."""
-    content = _load_expected(path, "--tvt")
+    content = load_expected(path, "--tvt")
     state = torch_tensors_as_numpy(content["state_dict_unet"], str(path))
     replaced: dict[str, str] = {}  # name in the UNet -> name in the file
     adapters: dict[str, dict[str, dict[str, str]]] = {}  # layer -> adapter -> A or B -> name
@@ -264,7 +269,7 @@ def _check_trained_parts(
             problems.append(f"{stored} is not a parameter of this UNet")
         elif state.shape(stored) != base.shape(name):
             problems.append(f"{stored} is {state.shape(stored)} instead of {base.shape(name)}")
-    listed = {(layer, name) for name, key in _ADAPTERS.items() for layer in content[key]}
+    listed = {(layer, name) for name, key in ADAPTERS.items() for layer in content[key]}
     held = {(layer, name) for layer, names in adapters.items() for name in names}
     problems += [f"{layer}.lora_A/B.{name} is missing" for layer, name in sorted(listed - held)]
     problems += [f"{layer}.lora_A/B.{name} is not listed" for layer, name in sorted(held - listed)]
@@ -285,41 +290,3 @@ def _check_trained_parts(
                     problems.append(f"{sides[side]} is {state.shape(sides[side])}, not {shape}")
     if problems:
         raise UserError(f"{source} does not fit {base.source}: {'; '.join(problems)}.")
-
-
-# --------------------------------------------------------------------------------------------------
-# Which file is which
-# --------------------------------------------------------------------------------------------------
-
-
-def _load_expected(path: Path, flag: str) -> Mapping[str, Any]:
-    """Loads a pickle of the release, or says which other file of the release it is."""
-    content = load_pickle(path)
-    found = _recognise(content)
-    if found != flag:
-        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else "none"
-        hint = f"it looks like the file for {found}" if found else f"its keys are: {keys}"
-        wanted = {
-            "--vae": f"a Lightning checkpoint whose state_dict has tensors under {_VAE_PREFIX!r}",
-            "--tvt": "the trained UNet parts (state_dict_unet, rank_unet, unet_lora_..._modules)",
-        }[flag]
-        raise UserError(f"{flag} {path} is not {wanted}; {hint}.")
-    return content
-
-
-def _recognise(content: Any) -> str | None:
-    if not isinstance(content, Mapping):
-        return None
-    if {"state_dict_unet", "rank_unet", *_ADAPTERS.values()} <= set(content):
-        return "--tvt"
-    state = content.get("state_dict")
-    if isinstance(state, Mapping) and any(str(k).startswith(_VAE_PREFIX) for k in state):
-        return "--vae"
-    model = content.get("model", content)
-    if isinstance(model, Mapping) and any("visual_encoder" in str(key) for key in model):
-        return "--dape" if any("lora" in str(key) for key in model) else "--ram"
-    return None
-
-
-def _only_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if hasattr(value, "detach")}
