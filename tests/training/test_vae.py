@@ -34,8 +34,8 @@ from tvt_jax.weights.model_folder import abstract_network, init_network, save_ne
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import torch_tensors_as_numpy
 
-# Two channels in a norm group: with one, the bias before a norm has no gradient but rounding errors,
-# which Adam blows up to full steps.
+# Two channels in a norm group: with one, the bias before a norm has no gradient but rounding
+# errors, which Adam blows up to full steps.
 WIDTHS = (64, 64)
 EVERYTHING = ("encoder", "quant_conv", "post_quant_conv", "decoder")
 # Where a gradient is nothing but rounding errors, Adam makes a full step of their sign; an epsilon
@@ -160,8 +160,8 @@ def as_params(kind, settings, reference):
 @pytest.mark.parametrize("case", CASES)
 def test_whole_steps_equal_pytorch(case, tmp_path):
     torch.manual_seed(0)
-    vae, teacher, judge = vae_d4(WIDTHS), torch_teacher(), nlayer_discriminator(base=8, num_layers=2)
-    judge.train()
+    vae, teacher = vae_d4(WIDTHS), torch_teacher()
+    judge = nlayer_discriminator(base=8, num_layers=2).train()
     vae.save_pretrained(tmp_path / "vae")
     config = VAEConfig(block_out_channels=WIDTHS, mid_block=False)
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config.to_json()))
