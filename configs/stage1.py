@@ -52,20 +52,21 @@ def get_config(variant: str = "") -> VAETrainConfig:
         discriminator_optim=dataclasses.replace(adam),
         data=DataConfig(crop=512, batch_size=256, threads=32),
     )
-    if "tiny" in words:
-        _shrink(config)
     if vae.skip_connections:
         # The encoder is the teacher itself, and the decoder starts from the teacher's.
-        config.latents = "own"
-        config.init_vae, config.teacher = config.teacher, ""
-        config.fresh = ("decoder.skip_convs",)
+        config.latents, config.fresh = "own", ("decoder.skip_convs",)
         config.required = ("data.train", "init_vae")
+    if "tiny" in words:
+        _shrink(config)
     return config
 
 
 def _shrink(config: VAETrainConfig) -> None:
     config.vae = tiny_vae(config.vae)
-    config.teacher = str(TINY_TEACHER)
+    if config.latents == "teacher":
+        config.teacher = str(TINY_TEACHER)
+    else:
+        config.init_vae = str(TINY_TEACHER)
     use_bundled_photographs(config)
     config.steps = 1500
     # The perceptual loss needs weights that are not bundled; see README.

@@ -1,41 +1,83 @@
-"""Every configuration resolves, and builds its networks without memory."""
+"""Every configuration resolves, builds its networks without memory, and is the paper's."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
 
-from tvt_jax.config import TrainConfig
+from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
+from tvt_jax.config import VAES, VAETrainConfig
 from tvt_jax.weights.model_folder import abstract_network
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "configs").rglob("*.py"))
+# Configuration file -> its variants, `tiny` apart.
+FILES = {
+    "stage1": ("", "V1", "V2", "S2", "S3"),
+    "stage2": ("", "V1", "V2", "S3"),
+    "pretrain_vae": ("", "T1", "T2"),
+}
+VARIANTS = [(name, variant) for name, variants in FILES.items() for variant in variants]
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def load(name):
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_variants(path):
-    module = load(path)
-    for variant in ("", "tiny"):
-        config = module.get_config(variant)
-        assert isinstance(config, TrainConfig)
+def test_every_file_is_tested():
+    assert {path.stem for path in (ROOT / "configs").rglob("*.py")} == set(FILES)
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_variants(name, variant):
+    module = load(name)
+    full = module.get_config(variant)
+    tiny = module.get_config(f"{variant},tiny" if variant else "tiny")
+    for config in (full, tiny):
+        assert isinstance(config, VAETrainConfig)
         abstract_network("vae", config.vae)
-        if variant == "tiny":
-            config.validate()
-            assert Path(config.data.train).is_dir()
-    assert "python -m tvt_jax.train --config configs/" in module.__doc__
-    with pytest.raises(ValueError, match="unknown variant"):
-        module.get_config("no_such_variant")
+    # The same network, narrower; the same losses, apart from the one whose weights are downloaded.
+    assert len(tiny.vae.block_out_channels) == len(full.vae.block_out_channels)
+    assert (tiny.trained, tiny.fresh, tiny.latents) == (full.trained, full.fresh, full.latents)
+    assert tiny.data.train == str(TRAIN_PHOTOGRAPHS)
+    assert tiny.validation.folder == str(HELDOUT_PHOTOGRAPHS)
+    if tiny.required:  # an ablation of stage 2 needs its own stage 1 first
+        assert name == "stage2" and tiny.required == ("init_vae",)
+        tiny.init_vae = "runs/stage1/model/vae"
+    tiny.validate()
+    assert f"--config configs/{name}.py" in module.__doc__ and (
+        not variant or variant in module.__doc__
+    )
 
 
-def test_the_papers_run_is_the_papers():
-    config = load(ROOT / "configs" / "stage2.py").get_config()
-    assert config.data.batch_size == 256 and config.data.crop == 512
-    assert config.vae.block_out_channels == (128, 256, 256) and not config.vae.mid_block
-    assert config.trained == ("encoder", "quant_conv")
+@pytest.mark.parametrize("name", FILES)
+def test_unknown_variants_are_refused(name):
+    for variant in ("huge", "tiny,huge", "T1,T2" if name == "pretrain_vae" else "V1,V2"):
+        with pytest.raises(ValueError):
+            load(name).get_config(variant)
+
+
+def test_the_papers_runs_are_the_papers():
+    stage1, stage2 = load("stage1").get_config(), load("stage2").get_config()
+    for config in (stage1, stage2):
+        assert config.data.batch_size == 256 and config.data.crop == 512
+        assert config.vae == VAES["VAE-D4"] and config.loss.lpips == 1.0
+    assert stage1.latents == "teacher" and stage1.trained == ("decoder", "post_quant_conv")
+    assert stage1.loss.gan == 0.5 and stage1.required == ("data.train", "teacher")
+    assert stage2.latents == "own" and stage2.trained == ("encoder", "quant_conv")
+    assert stage2.loss.gan == 0.0 and stage2.loss.kl == 0.0
+
+
+def test_ablations_are_what_the_paper_says():
+    pretrain, stage1 = load("pretrain_vae"), load("stage1")
+    assert not pretrain.get_config("T1").loss.latent and not pretrain.get_config("T1").teacher
+    assert pretrain.get_config("T2").loss.latent > 0
+    assert stage1.get_config("V1").vae == VAES["V1"] and stage1.get_config("V1").vae.mid_block
+    assert not stage1.get_config("V2").vae.mid_block
+    assert stage1.get_config("S3").vae.latent_channels == 8
+    skips = stage1.get_config("S2")
+    assert skips.vae.skip_connections and skips.latents == "own" and not skips.teacher
+    assert skips.fresh == ("decoder.skip_convs",)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tvt_jax"
 # From the bottom up. Modules of one row may import each other.
 LAYERS = (
-    {"errors", "config", "atomic_write", "progress", "compilation", "cli"},
+    {"errors", "config", "bundled", "atomic_write", "progress", "compilation", "cli"},
     {"models", "diffusion"},
     {"losses", "weights", "parallel", "memory", "checkpoint", "data"},
     {"training", "inference", "evaluation"},

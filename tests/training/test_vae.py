@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from tvt_jax.models.discriminator import NLayerDiscriminator
 
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import max_difference, nchw, noise
@@ -23,7 +24,6 @@ from tvt_jax.config import (
     VAELossConfig,
 )
 from tvt_jax.errors import UserError
-from tvt_jax.models.discriminator import NLayerDiscriminator
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training.loop import train
@@ -34,8 +34,8 @@ from tvt_jax.weights.model_folder import abstract_network, init_network, save_ne
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import torch_tensors_as_numpy
 
-# Two channels in a norm group: with one, the bias before a norm has no gradient but rounding errors,
-# which Adam blows up to full steps.
+# Two channels in a norm group: with one, the bias before a norm has no gradient but rounding
+# errors, which Adam blows up to full steps.
 WIDTHS = (64, 64)
 EVERYTHING = ("encoder", "quant_conv", "post_quant_conv", "decoder")
 # Where a gradient is nothing but rounding errors, Adam makes a full step of their sign; an epsilon
@@ -122,6 +122,7 @@ class TorchRun:
         if loss.latent:
             parts["latent"] = torch.nn.functional.mse_loss(posterior.mean, wanted.mean)
             total = total + elements * loss.latent * parts["latent"]
+        # Before it joins, the discriminator's optimizer steps with gradients of zero, as there.
         joined = loss.gan and number >= loss.gan_start
         if joined:
             generator = -self.judge(output).mean()
@@ -139,10 +140,10 @@ class TorchRun:
         total.backward()
         norm = [p.grad.norm() for p in self.vae.parameters() if p.grad is not None]
         parts["grad_norm/vae"] = torch.stack(norm).norm()
-        if joined:
+        if loss.gan:
             real, fake = self.judge(pixels), self.judge(output.detach())
             hinge = torch.nn.functional.relu
-            told = 0.5 * (hinge(1 - real).mean() + hinge(1 + fake).mean())
+            told = float(joined) * 0.5 * (hinge(1 - real).mean() + hinge(1 + fake).mean())
             parts["discriminator"] = told
             self.optimizers[1].zero_grad()
             told.backward()
@@ -159,8 +160,8 @@ def as_params(kind, settings, reference):
 @pytest.mark.parametrize("case", CASES)
 def test_whole_steps_equal_pytorch(case, tmp_path):
     torch.manual_seed(0)
-    vae, teacher, judge = vae_d4(WIDTHS), torch_teacher(), nlayer_discriminator(base=8, num_layers=2)
-    judge.train()
+    vae, teacher = vae_d4(WIDTHS), torch_teacher()
+    judge = nlayer_discriminator(base=8, num_layers=2).train()
     vae.save_pretrained(tmp_path / "vae")
     config = VAEConfig(block_out_channels=WIDTHS, mid_block=False)
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config.to_json()))
