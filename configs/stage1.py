@@ -68,9 +68,9 @@ def _shrink(config: VAETrainConfig) -> None:
     else:
         config.init_vae = str(TINY_TEACHER)
     use_bundled_photographs(config)
-    config.steps = 1500
+    config.steps = 1000
     # The perceptual loss needs weights that are not bundled; see README.
-    config.loss = VAELossConfig(lpips=0.0, gan=0.1, gan_start=1000)
+    config.loss = VAELossConfig(lpips=0.0, gan=0.1, gan_start=800)
     config.discriminator = DiscriminatorConfig(base_channels=16)
-    for optim in (config.optim, config.discriminator_optim):
-        optim.learning_rate, optim.warmup_steps, optim.schedule = 2e-3, 50, "cosine"
+    config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=50, schedule="cosine")
+    config.discriminator_optim = OptimConfig(learning_rate=1e-3, warmup_steps=50)

@@ -58,4 +58,4 @@ def _shrink(config: VAETrainConfig) -> None:
     config.steps = 200
     # The perceptual loss needs weights that are not bundled; see README.
     config.loss.lpips = 0.0
-    config.optim.learning_rate, config.optim.warmup_steps = 2e-3, 20
+    config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=20)

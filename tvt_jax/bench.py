@@ -1,5 +1,7 @@
 """`python -m tvt_jax.bench`: figures about the networks and their speed."""
 
+import os
+
 from tvt_jax.cli import run
 
 
@@ -26,5 +28,39 @@ def data(
     print(degradation_speed_report(against_reference, crop, rounds, images))
 
 
+def memory(
+    config: str,
+    topology: str = "v5e:2x4",
+    batch_size: int | None = None,
+    fsdp: int | None = None,
+    quick: bool = False,
+) -> None:
+    """Print what a training step takes of each device of a TPU slice; needs no TPU, but libtpu.
+
+    Args:
+      config: configuration, for example configs/stage1.py or configs/stage1.py:V1.
+      topology: chip and arrangement: v5e:2x4, v5p:2x2x1, v6e:2x4 ...
+      batch_size: instead of the configuration's.
+      fsdp: parts that weights and moments are split into, instead of the configuration's.
+      quick: compile with little effort, in a tenth of the time: shows that the step compiles and
+        shards; its memory is not that of a real run.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from tvt_jax.config import read_config
+    from tvt_jax.evaluation.step_memory import tpu_step_memory
+
+    settings = read_config(config)
+    settings.data.batch_size = batch_size or settings.data.batch_size
+    settings.mesh.fsdp = fsdp or settings.mesh.fsdp
+    result = tpu_step_memory(settings, topology, quick)
+    print(
+        f"{config} on {topology}, {result.devices} devices, batch {settings.data.batch_size}, "
+        f"{settings.data.crop} px, fsdp {settings.mesh.fsdp}: per device "
+        f"{result.held / 2**30:.2f} GiB of weights, optimizer and batch, "
+        f"{result.temporary / 2**30:.2f} GiB for the step, {result.flops / 1e12:.2f} TFLOP; "
+        f"compiled in {result.seconds:.0f} s"
+    )
+
+
 if __name__ == "__main__":
-    run({"complexity": complexity, "data": data}, prog="python -m tvt_jax.bench")
+    run({"complexity": complexity, "data": data, "memory": memory}, prog="python -m tvt_jax.bench")

@@ -5,7 +5,9 @@ configurations mirror the `config.json` of a diffusers folder, key by key.
 """
 
 import dataclasses
+import runpy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from tvt_jax.errors import UserError
@@ -866,3 +868,21 @@ class VAETrainConfig(TrainConfig):
             )
         if not self.trained:
             raise UserError("--config.trained is empty: nothing would learn.")
+
+
+def read_config(text: str) -> TrainConfig:
+    """Reads a configuration as `train` does, for other commands.
+
+    Args:
+      text: path of the file, and after a colon the variant: "configs/stage2.py:tiny".
+
+    Raises:
+      UserError: the file or the variant does not exist.
+    """
+    path, _, variant = text.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; run the command in the project's folder.")
+    try:
+        return runpy.run_path(path)["get_config"](variant)
+    except ValueError as error:
+        raise UserError(f"{text}: {error}.") from error

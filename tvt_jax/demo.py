@@ -4,15 +4,14 @@ Trains the encoder of a small VAE-D4 on the bundled photographs (stage 2, tiny) 
 VAE makes of photographs that it never saw, before and after.
 """
 
-import runpy
 import shutil
 import time
 from pathlib import Path
 
 from tvt_jax.cli import run
-from tvt_jax.errors import UserError
+from tvt_jax.config import read_config
 
-_CONFIG = Path("configs/stage2.py")
+_CONFIG = "configs/stage2.py:tiny"
 
 
 def demo(output: Path = Path("outputs/demo")) -> None:
@@ -21,8 +20,6 @@ def demo(output: Path = Path("outputs/demo")) -> None:
     Args:
         output: folder for the pictures and the run; an earlier demo in it is replaced.
     """
-    if not _CONFIG.is_file():
-        raise UserError(f"{_CONFIG} is not here; run the demo in the project's folder.")
     import jax.numpy as jnp
     import numpy as np
 
@@ -36,7 +33,7 @@ def demo(output: Path = Path("outputs/demo")) -> None:
 
     enable_compilation_cache()
     shutil.rmtree(output / "run", ignore_errors=True)
-    config = runpy.run_path(str(_CONFIG))["get_config"]("tiny")
+    config = read_config(_CONFIG)
     start = time.perf_counter()
     print(f"Stage 2: training the encoder of a small VAE-D4 for {config.steps} steps.")
     result = train(config, output / "run")

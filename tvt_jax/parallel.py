@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,24 +51,29 @@ def start_processes() -> None:
         ) from error
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Arranges all devices of all processes in a (data, fsdp) mesh.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges devices in a (data, fsdp) mesh.
+
+    Args:
+      config: number of devices along each axis.
+      devices: default all devices of all processes.
 
     Raises:
       UserError: the configured numbers do not multiply to the number of devices.
     """
-    devices, shape = jax.device_count(), [config.data, config.fsdp]
+    devices = jax.devices() if devices is None else devices
+    count, shape = len(devices), [config.data, config.fsdp]
     if shape.count(-1) == 1:
         known = shape[1 - shape.index(-1)]
-        if known > 0 and devices % known == 0:
-            shape[shape.index(-1)] = devices // known
-    if min(shape) < 1 or shape[0] * shape[1] != devices:
+        if known > 0 and count % known == 0:
+            shape[shape.index(-1)] = count // known
+    if min(shape) < 1 or shape[0] * shape[1] != count:
         raise UserError(
             f"--config.mesh.data={config.data} --config.mesh.fsdp={config.fsdp} does not fit "
-            f"{devices} devices; their product must be {devices} (one may be -1)."
+            f"{count} devices; their product must be {count} (one may be -1)."
         )
     # Auto axes: the compiler places collectives; explicit ones reject convolutions over FSDP.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

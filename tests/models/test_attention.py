@@ -113,6 +113,10 @@ def test_long_sequences_choose_by_platform(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
         dot_product_attention(*[long.astype(dtype)] * 3)
     assert chosen == ["blockwise", "blockwise", "cudnn", "pallas"]
+    with attention.compiling_for("cpu"):
+        dot_product_attention(long, long, long)
+    dot_product_attention(long, long, long)
+    assert chosen[-2:] == ["blockwise", "pallas"]
 
 
 def test_the_tpu_kernel_computes_the_same():

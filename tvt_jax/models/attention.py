@@ -4,6 +4,8 @@ At the latent resolution of VAE-D4 a 512 px image has 16,384 tokens. Their score
 5 GiB for five heads in float32, so every backend used for long sequences works in blocks.
 """
 
+import contextlib
+import contextvars
 import math
 
 import jax
@@ -17,6 +19,17 @@ _KEY_BLOCK = 512
 _FLASH_LENGTH_MULTIPLE = 128  # what the Pallas TPU kernel wants
 
 BACKENDS = ("auto", "plain", "blockwise", "cudnn", "pallas")
+_platform = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(platform):
+    """Inside, "auto" picks for this platform ("cpu", "gpu", "tpu") instead of the one at hand."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
 
 
 def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
@@ -51,7 +64,7 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
 
 
 def _long_sequence_backend(dtype):
-    platform = jax.default_backend()
+    platform = _platform.get() or jax.default_backend()
     if platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16):
         return "cudnn"
     return "pallas" if platform == "tpu" else "blockwise"

@@ -208,6 +208,8 @@ def _identity(config: TrainConfig) -> dict:
                 flat[prefix + name] = list(value) if isinstance(value, tuple) else value
 
     add("", dataclasses.asdict(config))
+    if "cosine" in flat.values():  # the learning rate follows the length of the run
+        flat["steps"] = config.steps
     return flat
 
 
