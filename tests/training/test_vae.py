@@ -9,7 +9,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from tvt_jax.models.discriminator import NLayerDiscriminator
 
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import max_difference, nchw, noise
@@ -24,6 +23,7 @@ from tvt_jax.config import (
     VAELossConfig,
 )
 from tvt_jax.errors import UserError
+from tvt_jax.models.discriminator import NLayerDiscriminator
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training.loop import train
