@@ -172,9 +172,9 @@ def our_step():
 
 # name: (scale of the discriminator's last layer, step, what the weight should be)
 CASES = {
-    "between the limits": (1e4, 10, "free"),
+    "between the limits": (0.05, 10, "free"),
     "clipped": (1e-3, 10, "limit"),
-    "before the discriminator joins": (1e4, 4, "zero"),
+    "before the discriminator joins": (0.05, 4, "zero"),
     "no gradient from the discriminator": (0.0, 10, "limit"),
 }
 

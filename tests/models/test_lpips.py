@@ -10,7 +10,7 @@ from tests.support.lpips_package import reference_lpips
 from tests.support.parity import max_difference, nchw, nhwc, noise
 from tvt_jax.config import LPIPS_NETS, LPIPSConfig
 from tvt_jax.models.layers import InitKeys
-from tvt_jax.models.lpips import LPIPS
+from tvt_jax.models.lpips import LPIPS, _unit
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import abstract_network
 
@@ -51,7 +51,7 @@ def test_distances_and_gradients(net):
 
 
 def test_bfloat16_trunk():
-    """bfloat16 keeps 8 bits; the norms and the distance stay float32."""
+    """bfloat16 keeps 8 bits; the distance stays float32."""
     network = load_lpips("vgg16")
     call = jax.jit(lambda graph, p, a, b: nnx.merge(graph, p)(a, b), static_argnums=0)
     exact, got = (
@@ -59,7 +59,7 @@ def test_bfloat16_trunk():
         for n in (network, network.with_dtype(jnp.bfloat16))
     )
     assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, exact, rtol=0.02)
+    np.testing.assert_allclose(got, exact, rtol=0.01)
     assert max_difference(got, exact) > TOLERANCE  # it was bfloat16
 
 
@@ -69,9 +69,20 @@ def test_equal_images_have_no_distance():
     np.testing.assert_array_equal(distances, np.zeros(2))
 
 
+def test_features_are_divided_by_their_norm_in_float32():
+    """At zero the plain formula's gradient is not a number."""
+    features = noise(2, 3, 5, 4)
+    features[0] = 0.0
+    got, back = jax.vjp(_unit, jnp.asarray(features))
+    norm = np.linalg.norm(features, axis=-1, keepdims=True)
+    assert max_difference(got, features / (norm + 1e-10)) < 1e-6
+    assert np.all(np.isfinite(back(jnp.ones_like(got))[0]))
+    assert _unit(features.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
 @pytest.mark.parametrize(("bias", "all_empty"), [(-100.0, True), (-0.7, False)])
 def test_gradients_where_features_are_zero(bias, all_empty):
-    """Of all positions, and of some; PyTorch's and the plain formula's are not a number there."""
+    """Of all positions, and of some."""
     model = LPIPS(TINY, rngs=InitKeys(0))
     for layer in model.features:
         if hasattr(layer, "bias"):

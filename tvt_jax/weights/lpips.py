@@ -67,12 +67,14 @@ def load_lpips(
     Raises:
       UserError: it is not there or damaged; the message says which command makes it.
     """
-    folder = folder or lpips_folder(net)
+    cached, folder = folder is None, folder or lpips_folder(net)
     if not folder.is_dir():
         raise UserError(f"the LPIPS weights are not in {folder}; get them with `{_COMMAND}`.")
     try:
         network = load_network(folder, "lpips", dtype, jnp.float32, **options)
     except UserError as error:
+        if not cached:
+            raise
         raise UserError(f"{error} Delete {folder} and run `{_COMMAND}`.") from error
     if network.config != LPIPS_NETS[net]:
         raise UserError(f"{folder} is another LPIPS than {net}; choose another folder.")
