@@ -66,7 +66,7 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
         state = checkpoints.restore(abstract_like(state, shardings), run)
         say(f"resumed at step {start}")
     data = batches(config.data, config.seed, start, report=say)
-    key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
+    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
     validation = Validation(stage, config.validation, mesh) if config.validation.folder else None
 
     stop = _StopSignal()
