@@ -734,6 +734,7 @@ class ValidationConfig:
     folder: str = ""  # empty: no validation
     every: int = 5000  # steps
     crop: int = 256  # side of the crop from the middle of each photograph, px
+    lpips: bool = True  # also measure the perceptual distance; needs its weights
     pictures: int = 8  # shown in TensorBoard
 
 
@@ -760,6 +761,7 @@ class TrainConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    lpips: str = ""  # folder of LPIPS's weights; empty: where `convert lpips` puts them
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
@@ -836,7 +838,6 @@ class VAETrainConfig(TrainConfig):
     init_vae: str = ""  # VAE folder to start from
     fresh: tuple[str, ...] = ()  # parts that start at random although `init_vae` is given
     teacher: str = ""  # VAE folder of the teacher
-    lpips: str = ""  # weights of the perceptual loss; empty: where `convert lpips` puts them
     loss: VAELossConfig = dataclasses.field(default_factory=VAELossConfig)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     discriminator_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)

@@ -31,7 +31,8 @@ EXACT = ("step", "loss", "l1", "grad_norm/vae", "learning_rate/vae", "skipped")
 def finished(tmp_path_factory):
     """(workdir of an uninterrupted run of six steps, its configuration)."""
     settings = small_config(
-        ema_decay=0.5, validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=3, crop=32)
+        ema_decay=0.5,
+        validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=3, crop=32),
     )
     workdir = tmp_path_factory.mktemp("run")
     train(settings, workdir, quiet=True)
@@ -52,7 +53,9 @@ def test_metrics_are_logged_for_every_step(finished):
 def test_validation_is_logged_with_pictures(finished):
     lines = read_metrics(finished[0], "validation/psnr")
     assert [line["step"] for line in lines] == [3, 6]
-    assert all(3 < line["validation/psnr"] < 40 for line in lines)
+    for line in lines:  # reconstructions by a network that has learned nothing yet
+        assert 3 < line["validation/psnr"] < 30 and -0.5 < line["validation/ssim"] < 0.9
+        assert 0.1 < line["validation/lpips"] < 2
     events = b"".join(path.read_bytes() for path in (finished[0] / "tensorboard").iterdir())
     # A PNG for each of the four photographs at both steps.
     assert events.count(b"\x89PNG") == 8 and b"validation/3" in events

@@ -67,7 +67,10 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
         say(f"resumed at step {start}")
     data = batches(config.data, config.seed, start, report=say)
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
-    validation = Validation(stage, config.validation, mesh) if config.validation.folder else None
+    validation = None
+    if config.validation.folder:
+        lpips_folder = Path(config.lpips) if config.lpips else None
+        validation = Validation(stage, config.validation, lpips_folder, mesh)
 
     stop = _StopSignal()
     done, step_fn, pending = start, None, None

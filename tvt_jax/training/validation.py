@@ -1,15 +1,19 @@
 """What the networks make of photographs that they never train on, measured while they train."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tvt_jax.config import ValidationConfig
 from tvt_jax.data.pictures import BadPicture, decode_picture
 from tvt_jax.data.sources import list_pictures, read_file
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.metrics import psnr
+from tvt_jax.evaluation.metrics import lpips, psnr, ssim
 from tvt_jax.parallel import put_batch, replicated
 from tvt_jax.training.state import Stage
+from tvt_jax.weights.lpips import load_lpips
 
 
 class Validation:
@@ -17,20 +21,24 @@ class Validation:
 
     Args:
       stage: with its `preview`.
-      config: folder, crop, number of pictures.
+      config: folder, crop, number of pictures, whether to measure LPIPS.
+      lpips_folder: of LPIPS's weights; None: the usual place.
       mesh: of the run.
 
     Raises:
-      UserError: the folder is missing or empty, or a photograph is unreadable or smaller than the
-        crop.
+      UserError: the folder is missing or empty, a photograph is unreadable or smaller than the
+        crop, or LPIPS's weights are missing.
     """
 
-    def __init__(self, stage: Stage, config: ValidationConfig, mesh):
+    def __init__(
+        self, stage: Stage, config: ValidationConfig, lpips_folder: Path | None, mesh: Mesh
+    ):
         self._mesh, self._pictures = mesh, config.pictures
         self._targets = [
             _middle(picture.path, config.crop)
             for picture in list_pictures(config.folder, "--config.validation.folder")
         ]
+        self._lpips = load_lpips("vgg16", lpips_folder) if config.lpips else None
         self._preview = jax.jit(stage.preview, out_shardings=replicated(mesh))
 
     def __call__(self, params, frozen) -> tuple[dict[str, float], list[np.ndarray]]:
@@ -50,10 +58,16 @@ class Validation:
             outputs = jax.device_get(self._preview(params, frozen, put_batch(pixels, self._mesh)))
             for output, target in zip(outputs, targets, strict=False):
                 restored = np.clip(np.round((output + 1.0) * 127.5), 0, 255).astype(np.uint8)
-                values.append({"psnr": psnr(restored, target)})
+                values.append(self._measure(restored, target))
                 if len(shown) < self._pictures:
                     shown.append(np.concatenate([restored, target], axis=1))
         return {name: float(np.mean([v[name] for v in values])) for name in values[0]}, shown
+
+    def _measure(self, image: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        values = {"psnr": psnr(image, target), "ssim": ssim(image, target)}
+        if self._lpips is not None:
+            values["lpips"] = float(lpips(self._lpips, image[None], target[None])[0])
+        return values
 
 
 def _middle(path: str, crop: int) -> np.ndarray:
