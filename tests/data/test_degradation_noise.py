@@ -28,6 +28,8 @@ def test_normal_numbers_are_normal():
     sample = standard_normal(3, (1_000_001,))
     assert sample.shape == (1_000_001,)
     assert stats.kstest(sample, "norm").pvalue > 1e-3
+    assert sample.mean() == pytest.approx(0, abs=4e-3)
+    assert sample.std() == pytest.approx(1, abs=3e-3)  # four standard errors
     assert stats.skew(sample) == pytest.approx(0, abs=0.01)
     assert stats.kurtosis(sample) == pytest.approx(0, abs=0.02)
     beyond = np.count_nonzero(np.abs(sample) > 4)
