@@ -31,6 +31,12 @@ def test_a_missing_reference_is_told_in_one_line():
         degradation_speed_report(against_reference=True, crop=96, rounds=1, images=1)
 
 
+@pytest.mark.parametrize(("crop", "images"), [(64, 2), (98, 2), (96, 0)])
+def test_numbers_that_cannot_be(crop, images):
+    with pytest.raises(UserError, match="at least"):
+        degradation_speed_report(against_reference=False, crop=crop, rounds=1, images=images)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs basicsr 1.4.2")
 @pytest.mark.parametrize("preset", DEGRADATIONS)
