@@ -48,7 +48,9 @@ def degradation_speed_report(
         lines = [
             f"{rounds} rounds of {images} images of {crop} px, one thread; median (least - most).",
             "",
-            "| preset | what | images per CPU second | images per second | slower than tvt_jax, CPU / wall |",
+            "Last column: how many times faster tvt_jax is by CPU time and by the clock.",
+            "",
+            "| preset | what | images per CPU second | images per second | CPU / clock |",
             "|---|---|---|---|---|",
         ]
         crops = _crops(crop)
