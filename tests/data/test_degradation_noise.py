@@ -164,6 +164,7 @@ def test_the_seed_decides():
 
 def test_the_sum_is_clipped():
     image = np.full((20, 20, 3), 0.9, np.float32)
+    image.flags.writeable = False  # the image is left alone
     got = add_noise(image, gaussian_noise(20, 20, 100, True, seed=1))
     assert got.min() >= 0 and got.max() == 1
     np.testing.assert_array_equal(got[..., 0], got[..., 2])
