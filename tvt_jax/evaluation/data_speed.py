@@ -13,6 +13,7 @@ import tvt_jax
 from tvt_jax.config import DEGRADATIONS, DegradationConfig
 from tvt_jax.data.allocator import keep_freed_memory
 from tvt_jax.data.degradation import degrade, draw_recipe
+from tvt_jax.errors import UserError
 from tvt_jax.evaluation.reference_degradation import ReferenceDegradation
 from tvt_jax.progress import progress
 
@@ -36,8 +37,10 @@ def degradation_speed_report(
       seed: of all random choices.
 
     Raises:
-      UserError: the crop is not possible; or torch or basicsr is missing.
+      UserError: a number is not possible; or torch or basicsr is missing.
     """
+    if min(rounds, images) < 1:
+        raise UserError("--rounds and --images must be at least 1.")
     keep_freed_memory()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
@@ -45,7 +48,9 @@ def degradation_speed_report(
         lines = [
             f"{rounds} rounds of {images} images of {crop} px, one thread; median (least - most).",
             "",
-            "| preset | what | images per CPU second | images per second | ratio CPU / wall |",
+            "Last column: how many times faster tvt_jax is by CPU time and by the clock.",
+            "",
+            "| preset | what | images per CPU second | images per second | CPU / clock |",
             "|---|---|---|---|---|",
         ]
         crops = _crops(crop)
