@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo test test-slow lint parity-full bench clean
+.PHONY: setup demo test test-slow test-beam lint parity-full bench clean
 
 setup: $(VENV)/.test-installed
 
@@ -17,6 +17,10 @@ test: $(VENV)/.test-installed
 
 test-slow: $(VENV)/.test-installed
 	$(CPU) $(BIN)/python -m pytest -m slow
+
+# Apache Beam in an environment of its own; the project's conftest needs jax, which is not there.
+test-beam: .venv-beam/.installed
+	.venv-beam/bin/python -m pytest --noconftest tests/data/test_beam.py
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
@@ -30,7 +34,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) .venv-beam outputs
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -44,4 +48,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.test-installed: requirements-test.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+.venv-beam/.installed: requirements-beam.txt
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -r $< pytest==8.4.2
 	touch $@
