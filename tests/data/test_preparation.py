@@ -103,6 +103,7 @@ def test_tiles_cover_the_picture(tmp_path, folder):
         tile = decode_picture(record.image).pixels
         number = int(record.name[-7:-4])
         want = noise(number, 60, 90)[top : top + 32, left : left + 32]
+        assert tile.shape == (32, 32, 3)
         np.testing.assert_array_equal(tile, want)
         assert record.sha256 == hashlib.sha256(record.image).hexdigest()
         if number == 0:
@@ -181,6 +182,24 @@ def test_tags_are_stored(tmp_path, folder):
     for record in records(tmp_path):
         pixels = decode_picture(record.image).pixels
         assert record.tags == (f"first {pixels[0, 0, 0]}", "second")
+
+
+def test_the_command_loads_the_tagger(tmp_path, folder, monkeypatch):
+    from types import ModuleType
+
+    from tvt_jax.prepare import prepare as main
+
+    def load_tagger(path):
+        assert path == Path("ram")
+        return lambda images: [["tag"]] * len(images)
+
+    module = ModuleType("tvt_jax.inference.tagging")
+    module.load_tagger = load_tagger
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    main([str(folder)], str(tmp_path), tag_with=Path("ram"), quiet=True)
+    assert all(record.tags == ("tag",) for record in records(tmp_path))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["settings"]["tagger"] == "ram"
 
 
 def test_conversions_and_failures_are_in_the_manifest(tmp_path):
@@ -396,6 +415,28 @@ def test_two_runs_at_once_are_refused(tmp_path, folder):
         HERE(function, tasks, what)
 
     prepare(tmp_path, folder, run=run)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    folder = write_pictures(tmp_path / "photos", 6, 300, 300)  # 270 kB each
+    code = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+from tvt_jax.cli import run
+from tvt_jax.prepare import prepare
+run(prepare, prog="prepare")
+"""
+    options = ["--input", str(folder), "--output", str(tmp_path / "out"), "--jobs", "1", "--quiet"]
+    full = [sys.executable, "-c", code, *options, "--shard-size", "2"]
+    done = subprocess.run(full, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and "cannot write" in done.stderr
+    assert not [p for p in (tmp_path / "out" / "shards").iterdir() if p.suffix == ".json"]
+    plain = [sys.executable, "-m", "tvt_jax.prepare", *options, "--shard-size", "2"]
+    assert subprocess.run(plain, cwd=ROOT).returncode == 0
+    assert len(records(tmp_path / "out")) == 6
 
 
 def test_pictures_that_change_meanwhile_are_not_stored(tmp_path):

@@ -70,7 +70,7 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
 
     stop = _StopSignal()
     done = start
-    data = batches(config.data, config.seed, start)
+    data = batches(config.data, config.seed, start, say)
     with data, MetricsLog(workdir, start, config.steps, quiet) as log, stop:
         pending = None  # metrics of the step before: read only once the next step is under way
         clock, counted = time.perf_counter(), start
