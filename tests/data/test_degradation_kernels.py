@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tvt_jax.config import DegradationPass
+from tvt_jax.config import DegradationConfig, DegradationPass
 from tvt_jax.data.degradation.blur import blur
 from tvt_jax.data.degradation.draw import _Draw
 from tvt_jax.data.degradation.kernels import bell_kernel, sinc_kernel
@@ -69,8 +69,6 @@ class RecordedDraws:
 
 @pytest.mark.parametrize("case", [c for c in CASES if "draws" in c], ids=lambda c: c["index"])
 def test_the_reference_draws_give_its_kernel(case):
-    from tvt_jax.config import DegradationConfig
-
     settings = DegradationPass()
     # The first draw is whether to blur at all, which the reference does not ask here.
     draws = RecordedDraws([["np.uniform", 0.0, 1.0, 0.0], *case["draws"]], settings.kernel_prob)

@@ -8,7 +8,8 @@ goes to JSON and back, and the same image and recipe give the same bytes again o
 Only numpy, OpenCV and scipy's special functions are used, no jax: it runs in worker processes.
 
 OpenCV spreads its work over threads. Where every core has a worker process already, call
-`cv2.setNumThreads(0)` at the start of each worker; nothing here changes that setting.
+`cv2.setNumThreads(0)` and `tvt_jax.data.allocator.keep_freed_memory()` at the start of each worker.
+Nothing here changes settings of the process.
 
 Source: xinntao/BasicSR `basicsr/data/degradations.py`, `basicsr/utils/diffjpeg.py`; the order of
   the operations from cswry/OSEDiff `dataloaders/realesrgan.py`.

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 
 _BORDER = cv2.BORDER_REFLECT_101  # mirrored, the edge pixel not repeated
-_NEGLIGIBLE = 1e-7  # of the kernel's sum 1: below the rounding of float32
+_NEGLIGIBLE = 1e-7  # in a kernel that sums to 1
+_ROUNDING = 1e-12  # of a kernel that is the product of a column and a row, in float64
 # Up to this many values a direct sum is quicker than a Fourier transform; OpenCV switches there to
 # a transform of its own, three times slower than the one below.
 _DIRECT_VALUES = 129
@@ -15,18 +16,19 @@ def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
     Args:
       image: [H, W, 3] float32; both sides longer than half the kernel.
-      kernel: [K, L] with K and L odd.
+      kernel: [K, L] float, K and L odd; kernels of float64 can be recognised as separable.
 
     Returns: [H, W, 3] float32; where nothing changes, the image itself. Accurate to about 1e-6.
     Source: BasicSR `filter2D`.
     """
-    kernel = _without_margin(np.asarray(kernel, np.float32))
+    kernel = _without_margin(kernel)
     if kernel.size == 1:
         return image
     row, column = kernel[kernel.shape[0] // 2], kernel[:, kernel.shape[1] // 2]
     peak = row[row.size // 2]
-    if peak > 0 and np.abs(np.outer(column, row / peak) - kernel).max() < _NEGLIGIBLE / 100:
+    if peak > 0 and np.abs(np.outer(column, row / peak) - kernel).max() < _ROUNDING:
         return cv2.sepFilter2D(image, -1, row / peak, column, borderType=_BORDER)
+    kernel = kernel.astype(np.float32)
     if kernel.size <= _DIRECT_VALUES:
         return cv2.filter2D(image, -1, kernel, borderType=_BORDER)
     return _blur_by_fourier(image, kernel)
@@ -38,7 +40,7 @@ def _without_margin(kernel: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(np.abs(kernel) > _NEGLIGIBLE)
     above = min(rows.min(), height - 1 - rows.max())
     left = min(columns.min(), width - 1 - columns.max())
-    return np.ascontiguousarray(kernel[above : height - above, left : width - left])
+    return kernel[above : height - above, left : width - left]
 
 
 def _blur_by_fourier(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
