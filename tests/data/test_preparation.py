@@ -121,6 +121,24 @@ def test_equal_files_are_stored_once(tmp_path, folder):
     assert manifest["duplicates"][1] == {"name": "copies/005.png", "same_as": "photos/005.png"}
 
 
+def test_names_tell_the_inputs_apart(tmp_path, monkeypatch):
+    for name in ("a/train", "b/train", "c"):
+        write_pictures(tmp_path / name, 1, 20 + len(name), 20)
+    monkeypatch.chdir(tmp_path / "c")
+    prepare(tmp_path / "one", ".")
+    assert [record.name for record in records(tmp_path / "one")] == ["c/000.png"]
+    prepare(tmp_path / "two", "../a/train/", ".")
+    assert [r.name for r in records(tmp_path / "two")] == ["train/000.png", "c/000.png"]
+    with pytest.raises(UserError, match="names a folder twice"):
+        prepare(tmp_path / "three", ".", tmp_path / "c")
+    write_pictures(tmp_path / "b/train", 1, 40, 40)
+    manifest = prepare(tmp_path / "four", "../a/train", "../b/train")
+    assert [r.name for r in records(tmp_path / "four")] == [
+        "../a/train/000.png",
+        "../b/train/000.png",
+    ], manifest
+
+
 def test_filters_name_what_they_leave_out(tmp_path):
     folder = write_pictures(tmp_path / "in", 2, 40, 40)
     Image.fromarray(noise(9, 39, 50)).save(folder / "small.png")

@@ -65,9 +65,8 @@ def batches(
         `config.degradation`; absent if there is neither;
       "tokens": [B, 77] int32 of "TAG, TAG, clean, high-resolution, 8k" (with `config.tokenizer`).
     Raises:
-      UserError: folders are missing, empty or half prepared, or do not fit the settings, or the
-        crop is too small to be degraded. While
-        iterating: too many pictures cannot be used.
+      UserError: folders are missing, empty or half prepared, do not fit the settings, or the crop
+        is too small to be degraded. While iterating: too many pictures cannot be used.
     """
     if process is None:
         import jax
@@ -133,6 +132,7 @@ def _prefetched(dataset: grain.MapDataset, config: DataConfig, local: int) -> gr
     """Makes samples ahead, in threads of this process or in worker processes."""
     ahead = config.prefetch * local
     if not config.workers:
+        cv2.setNumThreads(0)  # these threads keep the processors busy
         options = grain.ReadOptions(
             num_threads=config.threads, prefetch_buffer_size=max(ahead, config.threads)
         )
