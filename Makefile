@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo lpips test test-slow lint parity-full bench clean
+.PHONY: setup demo lpips test test-slow test-beam lint parity-full bench clean
 
 setup: $(VENV)/.test-installed
 
@@ -23,6 +23,10 @@ test: $(VENV)/.test-installed lpips
 test-slow: $(VENV)/.test-installed lpips
 	$(CPU) $(BIN)/python -m pytest -m slow
 
+# Apache Beam in an environment of its own; the project's conftest needs jax, which is not there.
+test-beam: .venv-beam/.installed
+	.venv-beam/bin/python -m pytest --noconftest tests/data/test_beam.py
+
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,7 +39,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) .venv-beam outputs
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,4 +54,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test-installed: requirements-test.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lpips==0.1.4
+	touch $@
+
+.venv-beam/.installed: requirements-beam.txt
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -r $< pytest==8.4.2
 	touch $@

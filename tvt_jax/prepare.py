@@ -67,7 +67,7 @@ def prepare(
     settings.validate()
     if jobs < 0:
         raise UserError(f"--jobs {jobs} must not be negative.")
-    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = jobs or os.cpu_count() or 1
     if runner_options and not runner:
         raise UserError("--runner-options needs --runner.")
     if runner and tag_with is not None:

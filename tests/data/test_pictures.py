@@ -123,6 +123,20 @@ def test_small_pictures_are_refused_before_they_are_decoded():
         decode_picture(damaged, min_side=64)
 
 
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), TypeError("y"), MemoryError(), ZeroDivisionError()]
+)
+def test_whatever_a_reader_raises_is_a_bad_picture(monkeypatch, error):
+    """No damaged file is known for these; Pillow's readers have raised each of them before."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(BadPicture, match="x|y|memory|ZeroDivisionError"):
+        decode_picture(b"")
+
+
 def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
     from tvt_jax.data import pictures
 

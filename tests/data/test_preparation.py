@@ -103,6 +103,7 @@ def test_tiles_cover_the_picture(tmp_path, folder):
         tile = decode_picture(record.image).pixels
         number = int(record.name[-7:-4])
         want = noise(number, 60, 90)[top : top + 32, left : left + 32]
+        assert tile.shape == (32, 32, 3)
         np.testing.assert_array_equal(tile, want)
         assert record.sha256 == hashlib.sha256(record.image).hexdigest()
         if number == 0:
@@ -118,6 +119,24 @@ def test_equal_files_are_stored_once(tmp_path, folder):
     manifest = prepare(tmp_path / "out", folder, copies)
     assert manifest["pictures"]["duplicates"] == 2 and manifest["record_count"] == 9
     assert manifest["duplicates"][1] == {"name": "copies/005.png", "same_as": "photos/005.png"}
+
+
+def test_names_tell_the_inputs_apart(tmp_path, monkeypatch):
+    for name in ("a/train", "b/train", "c"):
+        write_pictures(tmp_path / name, 1, 20 + len(name), 20)
+    monkeypatch.chdir(tmp_path / "c")
+    prepare(tmp_path / "one", ".")
+    assert [record.name for record in records(tmp_path / "one")] == ["c/000.png"]
+    prepare(tmp_path / "two", "../a/train/", ".")
+    assert [r.name for r in records(tmp_path / "two")] == ["train/000.png", "c/000.png"]
+    with pytest.raises(UserError, match="names a folder twice"):
+        prepare(tmp_path / "three", ".", tmp_path / "c")
+    write_pictures(tmp_path / "b/train", 1, 40, 40)
+    manifest = prepare(tmp_path / "four", "../a/train", "../b/train")
+    assert [r.name for r in records(tmp_path / "four")] == [
+        "../a/train/000.png",
+        "../b/train/000.png",
+    ], manifest
 
 
 def test_filters_name_what_they_leave_out(tmp_path):
@@ -181,6 +200,24 @@ def test_tags_are_stored(tmp_path, folder):
     for record in records(tmp_path):
         pixels = decode_picture(record.image).pixels
         assert record.tags == (f"first {pixels[0, 0, 0]}", "second")
+
+
+def test_the_command_loads_the_tagger(tmp_path, folder, monkeypatch):
+    from types import ModuleType
+
+    from tvt_jax.prepare import prepare as main
+
+    def load_tagger(path):
+        assert path == Path("ram")
+        return lambda images: [["tag"]] * len(images)
+
+    module = ModuleType("tvt_jax.inference.tagging")
+    module.load_tagger = load_tagger
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    main([str(folder)], str(tmp_path), tag_with=Path("ram"), quiet=True)
+    assert all(record.tags == ("tag",) for record in records(tmp_path))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["settings"]["tagger"] == "ram"
 
 
 def test_conversions_and_failures_are_in_the_manifest(tmp_path):
@@ -396,6 +433,28 @@ def test_two_runs_at_once_are_refused(tmp_path, folder):
         HERE(function, tasks, what)
 
     prepare(tmp_path, folder, run=run)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    folder = write_pictures(tmp_path / "photos", 6, 300, 300)  # 270 kB each
+    code = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+from tvt_jax.cli import run
+from tvt_jax.prepare import prepare
+run(prepare, prog="prepare")
+"""
+    options = ["--input", str(folder), "--output", str(tmp_path / "out"), "--jobs", "1", "--quiet"]
+    full = [sys.executable, "-c", code, *options, "--shard-size", "2"]
+    done = subprocess.run(full, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and "cannot write" in done.stderr
+    assert not [p for p in (tmp_path / "out" / "shards").iterdir() if p.suffix == ".json"]
+    plain = [sys.executable, "-m", "tvt_jax.prepare", *options, "--shard-size", "2"]
+    assert subprocess.run(plain, cwd=ROOT).returncode == 0
+    assert len(records(tmp_path / "out")) == 6
 
 
 def test_pictures_that_change_meanwhile_are_not_stored(tmp_path):

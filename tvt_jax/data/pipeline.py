@@ -5,6 +5,7 @@ which picture replaces one that cannot be used. So the stream can be entered at 
 neither threads, worker processes nor the number of hosts change what is in it.
 """
 
+import hashlib
 import logging
 import shutil
 import signal
@@ -64,9 +65,8 @@ def batches(
         `config.degradation`; absent if there is neither;
       "tokens": [B, 77] int32 of "TAG, TAG, clean, high-resolution, 8k" (with `config.tokenizer`).
     Raises:
-      UserError: folders are missing, empty or half prepared, or do not fit the settings, or the
-        crop is too small to be degraded. While
-        iterating: too many pictures cannot be used.
+      UserError: folders are missing, empty or half prepared, do not fit the settings, or the crop
+        is too small to be degraded. While iterating: too many pictures cannot be used.
     """
     if process is None:
         import jax
@@ -80,11 +80,14 @@ def batches(
         )
     local = config.batch_size // count
     collate = _Collate(config.tokenizer)
-    dataset = _prefetched(samples(config, seed)[index::count][start * local :], config, local)
+    sources = open_sources(config)
+    dataset = _samples(sources, config, seed)[index::count][start * local :]
+    dataset = _prefetched(dataset, config, local)
     dataset = grain.experimental.ThreadPrefetchIterDataset(
         dataset.batch(local, batch_fn=collate), prefetch_buffer_size=config.prefetch
     )
-    return Batches(iter(dataset), start, config.max_failed, report)
+    fingerprint = hashlib.sha256("".join(s.fingerprint for s in sources).encode()).hexdigest()
+    return Batches(iter(dataset), start, fingerprint, config.max_failed, report)
 
 
 def samples(config: DataConfig, seed: int) -> grain.MapDataset:
@@ -98,8 +101,11 @@ def samples(config: DataConfig, seed: int) -> grain.MapDataset:
     Raises:
       UserError: as `batches`.
     """
-    sources = open_sources(config)
-    if config.degradation is not None:
+    return _samples(open_sources(config), config, seed)
+
+
+def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapDataset:
+    if config.degradation is not None:  # fails here and not in a worker
         draw_recipe(config.degradation, np.random.default_rng(0), config.crop, config.crop)
     with_lr = config.degradation is not None or any(source.paired for source in sources)
     for source in sources:
@@ -126,6 +132,7 @@ def _prefetched(dataset: grain.MapDataset, config: DataConfig, local: int) -> gr
     """Makes samples ahead, in threads of this process or in worker processes."""
     ahead = config.prefetch * local
     if not config.workers:
+        cv2.setNumThreads(0)  # these threads keep the processors busy
         options = grain.ReadOptions(
             num_threads=config.threads, prefetch_buffer_size=max(ahead, config.threads)
         )
@@ -299,13 +306,21 @@ class Batches(Iterator[dict[str, np.ndarray]]):
       position: number of the next batch. It is the whole state: store it with a checkpoint, and
         `batches(config, seed, position)` goes on exactly there, with any number of processes,
         workers and threads.
+      fingerprint: of the pictures by name (by content for shards). The position means the same
+        only while this is the same.
       counts: samples handed out, pictures skipped, and pictures converted by kind.
     """
 
     def __init__(
-        self, iterator: Iterator[dict], start: int, max_failed: float, report: Callable[[str], None]
+        self,
+        iterator: Iterator[dict],
+        start: int,
+        fingerprint: str,
+        max_failed: float,
+        report: Callable[[str], None],
     ):
         self.position = start
+        self.fingerprint = fingerprint
         self.counts: Counter[str] = Counter()
         self._iterator = iterator
         self._max_failed = max_failed

@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from etils import epath
@@ -128,11 +128,13 @@ def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_s
 
 def _list_inputs(settings: Settings) -> list[Listed]:
     """All pictures of all inputs; each name starts with its input's."""
-    labels = [PurePosixPath(path).name for path in settings.inputs]
-    if len(set(labels)) < len(labels):
-        labels = list(settings.inputs)
-    if len(set(labels)) < len(labels):
+    paths = [storage.as_path(folder) for folder in settings.inputs]
+    paths = [path.resolve() if storage.is_local(path) else path for path in paths]
+    if len(set(paths)) < len(paths):
         raise UserError("--input names a folder twice.")
+    labels = [path.name for path in paths]
+    if len(set(labels)) < len(labels):
+        labels = [folder.rstrip("/") for folder in settings.inputs]
     found = []
     for number, (folder, label) in enumerate(zip(settings.inputs, labels, strict=True)):
         lr = settings.paired_lr[number] if settings.paired_lr else ""

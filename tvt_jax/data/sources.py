@@ -4,6 +4,7 @@ A source has a length, and reads any picture by its number; nothing is decoded h
 """
 
 import dataclasses
+import hashlib
 import os
 from typing import NamedTuple, Protocol
 
@@ -39,6 +40,7 @@ class Source(Protocol):
     """Random access to pictures; can be pickled, so that worker processes can have it."""
 
     paired: bool  # whether samples have `lr`
+    fingerprint: str  # changes with the pictures that it has
 
     def __len__(self) -> int: ...
 
@@ -107,6 +109,8 @@ class FolderSource:
     def __init__(self, pictures: list[Listed]):
         self._pictures = pictures
         self.paired = pictures[0].lr is not None
+        names = "\n".join(picture.name for picture in pictures)
+        self.fingerprint = hashlib.sha256(names.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -130,8 +134,9 @@ def read_file(path: str) -> bytes:
     """
     try:
         return storage.as_path(path).read_bytes()
-    except OSError as error:
-        raise BadPicture(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # each cloud library raises its own kinds, after some attempts
+        reason = getattr(error, "strerror", None) or error
+        raise BadPicture(f"{path} cannot be read: {reason}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +178,7 @@ class ShardSource:
             [_WholeFile(os.fspath(root / file), count) for file, count in self._shards]
         )
         self.paired = bool(manifest["settings"]["paired"])
+        self.fingerprint = manifest["records_sha256"]
 
     def __len__(self) -> int:
         return len(self._records)

@@ -65,7 +65,7 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     if start:
         state = checkpoints.restore(abstract_like(state, shardings), run)
         say(f"resumed at step {start}")
-    data = batches(config.data, config.seed, start, report=say)
+    data = batches(config.data, config.seed, start, say)
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
     validation = None
     if config.validation.folder:
