@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo lpips test test-slow test-beam lint parity-full bench clean
+.PHONY: setup demo lpips test test-slow test-beam lint parity-full tagger-full bench clean
 
 setup: $(VENV)/.test-installed
 
@@ -34,6 +34,10 @@ lint: $(VENV)/.test-installed
 # Full-width networks with random weights in PyTorch and here: minutes and about 12 GB of memory.
 parity-full: $(VENV)/.test-installed
 	$(CPU) $(BIN)/python -m tests.parity_full
+
+# The tagger likewise, from files of the release's size: 6 GB of disk and memory.
+tagger-full: $(VENV)/.test-installed
+	$(CPU) $(BIN)/python -m tests.tagger_full
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity

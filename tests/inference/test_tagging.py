@@ -343,15 +343,15 @@ def test_mistakes_with_tags_are_said_at_once(small_model, prompts, tmp_path):
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
-from tvt_jax.inference import upscaler
+from tvt_jax.inference import tagging, upscaler
 model = upscaler.Path(sys.argv[1])
 tokenizer = upscaler.load_tokenizer(model / "tokenizer")
 print(upscaler.tokenize(tokenizer, "cat, tree", 77).shape)
-print(upscaler.Upscaler.from_folder(model).has_tagger)
+tagging.load_tagger(model)._load()
 """
 
 
 def test_tokens_and_the_tagger_need_no_torch(tagging_model):
     command = [sys.executable, "-c", WITHOUT_TORCH, str(tagging_model)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout == "(1, 77)\nTrue\n"
+    assert done.stdout == "(1, 77)\n"

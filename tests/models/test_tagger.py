@@ -321,29 +321,42 @@ def test_epsilons():
 # --------------------------------------------------------------------------------------------------
 
 
+def products(with_labels=False) -> list[str]:
+    """The matrix products and convolutions of the program; the labels' may be given."""
+    graph, params = nnx.split(abstract_network("tagger", TINY))
+    images = jax.ShapeDtypeStruct((1, 48, 48, 3), jnp.float32)
+    labels = jax.eval_shape(lambda p: nnx.merge(graph, p).label_queries(), params)
+    arguments = (params, images, labels) if with_labels else (params, images)
+    lowered = jax.jit(lambda p, *a: nnx.merge(graph, p)(*a)).lower(*arguments)
+    lines = lowered.as_text().splitlines()
+    return [x for x in lines if "stablehlo.dot_general" in x or "stablehlo.convolution" in x]
+
+
 @pytest.mark.parametrize("default", ["default", "bfloat16", "highest"])
 def test_float32_products_whatever_the_programs_default_is(default):
     """On a CPU all precisions compute alike, so the program is looked at."""
-    network = abstract_network("tagger", TINY)
-    graph, params = nnx.split(network)
-    images = jax.ShapeDtypeStruct((1, 48, 48, 3), jnp.float32)
     with jax.default_matmul_precision(default):
-        text = jax.jit(lambda p, x: nnx.merge(graph, p)(x)).lower(params, images).as_text()
-    products = [
-        line for line in text.splitlines() if "dot_general" in line or "convolution" in line
-    ]
-    assert len(products) > 20
-    assert all(line.count("HIGHEST") == 2 for line in products)
+        lines = products()
+    # Patches, 6 in each of 3 blocks, merging, image, labels, 2 x 8 in the head, fc.
+    assert len(lines) == 1 + 18 + 1 + 1 + 1 + 16 + 1
+    assert all(line.count("HIGHEST") == 2 for line in lines)
+
+
+def test_what_depends_on_the_classes_alone_is_not_computed_for_every_image():
+    assert len(products()) - len(products(with_labels=True)) == 2
 
 
 def test_bfloat16_is_close_and_gives_float32_logits():
     torch.manual_seed(0)
-    reference = randomised(TorchTagger(TINY))
-    graph, params = convert_module(reference, lambda **precision: RAM(TINY, **precision))
-    low = nnx.graphdef(abstract_network("tagger", TINY, dtype=jnp.bfloat16))
-    images = noise(2, 48, 48, 3)
+    config = dataclasses.replace(
+        TINY, image_size=12, depths=(1,), num_heads=(2,), num_hidden_layers=1
+    )
+    reference = randomised(TorchTagger(config))
+    _, params = convert_module(reference, lambda **precision: RAM(config, **precision))
+    low = nnx.graphdef(abstract_network("tagger", config, dtype=jnp.bfloat16))
+    images = noise(2, 12, 12, 3)
     logits = jax.jit(lambda p, x: nnx.merge(low, p)(x))(params, images)
     assert logits.dtype == jnp.float32
     want = reference(nchw(images)).numpy()
-    # bfloat16 resolves 0.4 %; the errors of some twenty layers add up.
+    # bfloat16 resolves 0.4 %, and the errors of a dozen layers add up.
     assert 1e-4 < max_difference(logits, want) < 0.05 * np.abs(want).max()

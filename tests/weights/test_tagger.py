@@ -387,22 +387,17 @@ def test_ram_data_that_is_no_folder(tagger_files):
 # --------------------------------------------------------------------------------------------------
 
 
-def run_convert(*arguments, expect=0):
-    command = [sys.executable, "-m", "tvt_jax.convert", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == expect, done.stderr
-    return done
-
-
 def test_the_command_adds_a_tagger_to_a_model_once(tagger_files, tagger_models, tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     arguments = ("tagger", "--ram", tagger_files / "ram.pth", "--dape", tagger_files / "dape.pth")
     arguments += ("--ram-data", tagger_files / "data", "--output", tmp_path)
-    assert "12 adapters of rank 8 are merged" in run_convert(*arguments).stdout
+    command = [sys.executable, "-m", "tvt_jax.convert", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "12 adapters of rank 8 are merged" in done.stdout
     got, want = written(tmp_path), written(tagger_models["dape"])
     assert all(np.array_equal(got[name], want[name]) for name in want)
-    again = run_convert(*arguments, expect=2)
-    assert "tagger exists already" in again.stderr and "Traceback" not in again.stderr
+    with pytest.raises(UserError, match="tagger exists already"):
+        convert_tagger(tagger_files / "ram.pth", tagger_files / "data", tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model_index.json", "tagger"]
 
 
