@@ -83,8 +83,9 @@ def test_a_transposed_square_leaf_changes_the_output(unet):
     leaf = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     assert state[leaf].shape[0] == state[leaf].shape[1]
     wrong = {k: (v.T.copy() if k == leaf else v) for k, v in state.items()}
-    latent, context = jnp.ones((1, 8, 8, 4)), jnp.ones((1, 3, 48))
-    latent = latent * jnp.arange(64.0).reshape(1, 8, 8, 1) / 64
+    # Four tokens in the middle: with one, queries have nothing to choose from.
+    latent, context = jnp.ones((1, 16, 16, 4)), jnp.ones((1, 3, 48))
+    latent = latent * jnp.arange(256.0).reshape(1, 16, 16, 1) / 256
     call = jax.jit(lambda p: nnx.merge(nnx.graphdef(model), p)(latent, jnp.array([1]), context))
     outputs = [call(convert(unet, s)) for s in (state, wrong)]
     assert max_difference(*outputs) > 1e-4  # ten times the tolerance would pass unseen

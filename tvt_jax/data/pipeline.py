@@ -57,7 +57,7 @@ def batches(
         costs nothing.
       report: called with a line for every picture that is skipped or converted.
       process: (index, count) of the processes that train together; None asks jax. Process p of P
-        gets the samples p, p + P, p + 2 P, ... of each batch.
+        gets the p-th block of each batch, so that the whole batch is the same for any P.
 
     Returns: an iterator without end over
       "hr": [B, crop, crop, 3] float32 in [-1, 1], B being this process's share of the batch size;
@@ -81,8 +81,8 @@ def batches(
     local = config.batch_size // count
     collate = _Collate(config.tokenizer)
     sources = open_sources(config)
-    dataset = _samples(sources, config, seed)[index::count][start * local :]
-    dataset = _prefetched(dataset, config, local)
+    share = _Share(_samples(sources, config, seed), config.batch_size, index * local, local)
+    dataset = _prefetched(share[start * local :], config, local)
     dataset = grain.experimental.ThreadPrefetchIterDataset(
         dataset.batch(local, batch_fn=collate), prefetch_buffer_size=config.prefetch
     )
@@ -126,6 +126,23 @@ def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapD
         dataset = grain.MapDataset.range(first).shuffle(seed=seeds[1]).repeat()
     reader = _ReadSample(sources, config.crop, config.degradation, with_lr)
     return dataset.random_map(reader, seed=seeds[0])
+
+
+class _Share(grain.MapDataset):
+    """A block of each batch: the samples of one of several processes."""
+
+    def __init__(self, parent: grain.MapDataset, batch: int, first: int, size: int):
+        super().__init__(parent)
+        self._batch, self._first, self._size = batch, first, size
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch * self._size
+
+    def __getitem__(self, index: int | slice):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, self._size)
+        return self._parent[batch * self._batch + self._first + place]
 
 
 def _prefetched(dataset: grain.MapDataset, config: DataConfig, local: int) -> grain.IterDataset:

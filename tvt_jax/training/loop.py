@@ -60,12 +60,13 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
 
     state, frozen, shardings = _place(stage, config, mesh)
     checkpoints = Checkpoints(workdir, config.checkpoint_every, config.keep_checkpoints)
-    run = _identity(config)
     start = checkpoints.latest or 0
+    data = batches(config.data, config.seed, start, say)
+    # The position in the data means the same only for the same pictures.
+    run = {**_identity(config), "pictures": data.fingerprint}
     if start:
         state = checkpoints.restore(abstract_like(state, shardings), run)
         say(f"resumed at step {start}")
-    data = batches(config.data, config.seed, start, say)
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
     validation = None
     if config.validation.folder:
