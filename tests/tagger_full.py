@@ -172,8 +172,9 @@ def report(folder: Path, options, results: dict) -> list[str]:
         )
     print(f"  first picture here: {results['here']['first_seconds']:.1f} s (load and compile)")
     print(f"  greatest difference of a probability to PyTorch {difference:.1e}")
-    print(f"  tags of the drawn images {counts}; {total} tags of all pictures with DAPE")
-    print(f"  bfloat16 changes {changed} of them ({changed / max(total, 1):.2%})")
+    print(f"  tags of the drawn images {counts}")
+    print(f"  tags of every picture with DAPE {tags['dape_float32'].sum(axis=1).tolist()}")
+    print(f"  bfloat16 changes {changed} of {total} tags ({changed / max(total, 1):.2%})")
     problems = []
     if max(results[f"convert {kind}"]["peak_gib"] for kind in ("ram", "dape")) > CONVERSION_LIMIT:
         problems.append(f"conversion takes more than {CONVERSION_LIMIT} GiB")
