@@ -1,0 +1,240 @@
+"""Settings of training runs.
+
+They are mutable, because `--config.optim.learning_rate=1e-4` on the command line changes them.
+`TrainConfig.validate` is called once, when the command line has been read.
+"""
+
+import dataclasses
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tvt_jax.config.degradation import DegradationConfig
+from tvt_jax.config.networks import DiscriminatorConfig, VAEConfig
+from tvt_jax.errors import UserError
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """AdamW (Adam, without weight decay) with a linear warm-up."""
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 1000
+    schedule: str = "constant"  # after the warm-up; or "cosine", to zero at the last step
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # global norm of the gradients; 0: no clipping
+
+
+# Public data sets of real pairs whose folders `tvt_jax.data.pairs` knows.
+PAIR_LAYOUTS = ("realsr", "drealsr", "realce")
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where photographs come from, how they are cut and degraded, and who does it."""
+
+    train: str = ""  # folders of photographs, or of shards by `prepare`; several with commas
+    weights: tuple[float, ...] = ()  # share of the samples from each of them; (): by their sizes
+    train_lr: str = ""  # folders of the real LR pictures of `train`, in the same order
+    pairs: str = ""  # `train` holds real pairs in the layout of: realsr, drealsr, realce
+    degradation: DegradationConfig | None = (
+        None  # makes LR of pictures that have none; None: HR only
+    )
+    tokenizer: str = ""  # tokenizer folder; batches then have the tokens of the tags
+    crop: int = 512  # side of the random square crops, px
+    batch_size: int = 16  # of all devices together
+    threads: int = 8  # that read, cut and flip beside the accelerator; all workers' together
+    workers: int = 0  # processes that they run in; 0: in the process that trains
+    prefetch: int = 2  # batches that are made ahead
+    max_failed: float = 0.05  # share of unusable pictures from which on a run stops
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files; raises UserError."""
+        positive = ("crop", "batch_size", "threads", "prefetch")
+        wrong = [f"--config.data.{name}" for name in positive if getattr(self, name) <= 0]
+        if wrong:
+            raise UserError(f"{', '.join(wrong)} must be positive.")
+        if self.workers < 0:
+            raise UserError(f"--config.data.workers={self.workers} must not be negative.")
+        if not 0 <= self.max_failed <= 1:
+            raise UserError(f"--config.data.max_failed={self.max_failed} is not between 0 and 1.")
+        folders = len([part for part in self.train.split(",") if part.strip()])
+        if self.weights and (len(self.weights) != folders or min(self.weights) <= 0):
+            raise UserError(
+                f"--config.data.weights={self.weights} must be {folders} positive numbers, one for "
+                "each folder of --config.data.train."
+            )
+        if self.pairs and self.train_lr:
+            raise UserError("give either --config.data.pairs or --config.data.train_lr, not both.")
+        if self.pairs and self.pairs not in PAIR_LAYOUTS:
+            raise UserError(
+                f"--config.data.pairs={self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}."
+            )
+        if self.degradation is not None:
+            self.degradation.validate()
+
+
+@dataclasses.dataclass
+class ValidationConfig:
+    """Photographs that are measured while training, never trained on."""
+
+    folder: str = ""  # empty: no validation
+    every: int = 5000  # steps
+    crop: int = 256  # side of the crop from the middle of each photograph, px
+    lpips: bool = True  # also measure the perceptual distance; needs its weights
+    pictures: int = 8  # shown in TensorBoard
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left."""
+
+    data: int = -1  # whole copies of the weights
+    fsdp: int = 1  # parts that the weights and the optimizer's moments are split into
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainConfig:
+    """What every training run has; a stage's own configuration adds its networks and losses."""
+
+    required: tuple[str, ...] = ()  # fields that the command line must fill
+    steps: int = 200_000
+    seed: int = 0
+    dtype: str = "float32"  # of the computation; weights in training are float32
+    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    accumulate: int = 1  # parts that a batch is worked through in: less memory, the same step
+    ema_decay: float = 0.0  # of an average of the trained weights, which is then exported; 0: none
+    max_skipped: int = 20  # updates in a row without finite gradients, before the run stops
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    lpips: str = ""  # folder of LPIPS's weights; empty: where `convert lpips` puts them
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    # What to say of a field in `required` that is empty.
+    HINTS: ClassVar[Mapping[str, str]] = {"data.train": "a folder of photographs"}
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files.
+
+        Raises:
+          UserError: a required field is empty or a value is out of range; the message says which
+            option to give.
+        """
+        empty = [name for name in self.required if not self._field(name)]
+        if empty:
+            options = " ".join(f"--config.{name}=..." for name in empty)
+            what = ", ".join(self.HINTS[name] for name in empty)
+            raise UserError(f"this run needs {what}: give {options}.")
+        positive = (
+            "steps", "accumulate", "max_skipped", "log_every", "checkpoint_every",
+            "keep_checkpoints", "optim.learning_rate", "validation.every", "validation.crop",
+        )  # fmt: skip
+        wrong = [name for name in positive if self._field(name) <= 0]
+        if wrong:
+            raise UserError(f"{', '.join(f'--config.{name}' for name in wrong)} must be positive.")
+        self.data.validate()
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--config.ema_decay={self.ema_decay} is not in [0, 1).")
+        for name, allowed in (
+            ("dtype", ("float32", "bfloat16")),
+            ("optim.schedule", ("constant", "cosine")),
+        ):
+            if self._field(name) not in allowed:
+                raise UserError(
+                    f"--config.{name}={self._field(name)} is not {' or '.join(allowed)}."
+                )
+
+    def _field(self, name: str) -> Any:
+        value = self
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+
+@dataclasses.dataclass
+class VAELossConfig:
+    """Weights of the terms of a VAE's training loss; a term of weight 0 is not computed.
+
+    The mean absolute error has weight 1. The other weights mean what they mean in latent
+    diffusion's code, although that sums where this averages; see `tvt_jax.losses`.
+    """
+
+    lpips: float = 1.0
+    kl: float = 0.0
+    latent: float = 0.0  # mean squared distance of the latent to the teacher's (ablation T2)
+    gan: float = 0.0  # on top of the adaptive weight
+    gan_start: int = 50_000  # step at which the discriminator and its term join
+
+
+@dataclasses.dataclass(kw_only=True)
+class VAETrainConfig(TrainConfig):
+    """Training of a VAE: stages 1 and 2, pre-training from scratch, and their ablations.
+
+    The latent that is decoded comes from the VAE's own encoder or from a frozen teacher. Where the
+    teacher compresses more, it encodes the enlarged image; where it has fewer channels, they are
+    interpolated.
+    """
+
+    vae: VAEConfig
+    trained: tuple[str, ...]  # parts of the VAE that learn; the rest is frozen
+    latents: str = "own"  # encoder whose latents are decoded: "own" or "teacher"
+    init_vae: str = ""  # VAE folder to start from
+    fresh: tuple[str, ...] = ()  # parts that start at random although `init_vae` is given
+    teacher: str = ""  # VAE folder of the teacher
+    loss: VAELossConfig = dataclasses.field(default_factory=VAELossConfig)
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+
+    HINTS: ClassVar[Mapping[str, str]] = {
+        **TrainConfig.HINTS,
+        "init_vae": "the VAE folder whose decoder stage 1 trained",
+        "teacher": "the folder of the teacher VAE (Stable Diffusion 2.1-base's vae)",
+    }
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files; see the base class."""
+        super().validate()
+        factor = self.vae.downsampling
+        for name in ("data.crop", "validation.crop"):
+            if self._field(name) % factor:
+                raise UserError(
+                    f"--config.{name}={self._field(name)} is not a multiple of the VAE's "
+                    f"downsampling, {factor}."
+                )
+        if self.latents not in ("own", "teacher"):
+            raise UserError(f"--config.latents={self.latents} is not own or teacher.")
+        if (self.latents == "teacher" or self.loss.latent) and not self.teacher:
+            raise UserError("this run learns from a teacher: give --config.teacher=...")
+        if self.latents == "teacher" and (self.loss.latent or self.loss.kl):
+            raise UserError(
+                "--config.loss.latent and --config.loss.kl are about the VAE's own latents: "
+                "they need --config.latents=own."
+            )
+        if not self.trained:
+            raise UserError("--config.trained is empty: nothing would learn.")
+
+
+def read_config(text: str) -> TrainConfig:
+    """Reads a configuration as `train` does, for other commands.
+
+    Args:
+      text: path of the file, and after a colon the variant: "configs/stage2.py:tiny".
+
+    Raises:
+      UserError: the file or the variant does not exist.
+    """
+    path, _, variant = text.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; run the command in the project's folder.")
+    try:
+        return runpy.run_path(path)["get_config"](variant)
+    except ValueError as error:
+        raise UserError(f"{text}: {error}.") from error
