@@ -15,7 +15,7 @@ def complexity() -> None:
 def data(
     against_reference: bool = False, crop: int = 512, rounds: int = 7, images: int = 16
 ) -> None:
-    """Time the degradation on one thread, with both presets.
+    """Time the degradation on one thread with both presets, and the pipeline by worker processes.
 
     Args:
       against_reference: time BasicSR 1.4.2 beside it; needs torch and basicsr.
@@ -24,8 +24,11 @@ def data(
       images: in a round.
     """
     from tvt_jax.evaluation.data_speed import degradation_speed_report
+    from tvt_jax.evaluation.pipeline_speed import pipeline_speed_report
 
     print(degradation_speed_report(against_reference, crop, rounds, images))
+    print()
+    print(pipeline_speed_report())
 
 
 def memory(

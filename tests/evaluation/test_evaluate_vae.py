@@ -19,6 +19,7 @@ from tests.support.lpips_package import reference_lpips
 from tests.support.parity import nchw, nhwc
 from tests.support.small_release import randomise
 from tvt_jax import config, evaluate
+from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import network_call, vae_report
@@ -34,7 +35,6 @@ from tvt_jax.weights.model_folder import (
 )
 from tvt_jax.weights.names import params_to_torch
 
-HELD_OUT = Path(tvt_jax.__file__).parent / "assets" / "photographs" / "heldout"
 SMALL = VAEConfig(
     block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4, mid_block=False
 )
@@ -55,13 +55,13 @@ def pictures(tmp_path_factory):
     """Crops of the held-out photographs: two of one size, one that 4 does not divide."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "sub").mkdir()
-    names = sorted(p.name for p in HELD_OUT.glob("*.jpg"))
+    names = sorted(p.name for p in HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
     for name, box, target in (
         (names[0], (100, 100, 164, 148), "a.png"),
         (names[1], (100, 100, 164, 148), "sub/b.png"),
         (names[2], (100, 100, 141, 135), "c.png"),
     ):
-        Image.open(HELD_OUT / name).crop(box).save(folder / target)
+        Image.open(HELDOUT_PHOTOGRAPHS / name).crop(box).save(folder / target)
     return folder
 
 
@@ -165,7 +165,7 @@ def test_the_reconstruction_is_pytorchs(tmp_path):
     safetensors.numpy.save_file(old, path)
 
     vae = load_network(tmp_path / "vae", "vae", jnp.float32, jnp.float32)
-    picture = read_image(next(HELD_OUT.glob("*.jpg")))[:39, :33]
+    picture = read_image(next(HELDOUT_PHOTOGRAPHS.glob("*.jpg")))[:39, :33]
     got = reconstruct_batch(vae, picture[None])[0]
     padded = np.pad(picture, ((0, 1), (0, 1), (0, 0)), mode="reflect")
     with torch.no_grad():

@@ -3,21 +3,18 @@
 import random
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-import tvt_jax
+from tvt_jax.bundled import TRAIN_PHOTOGRAPHS
 from tvt_jax.config import DEGRADATIONS, DegradationConfig
 from tvt_jax.data.allocator import keep_freed_memory
 from tvt_jax.data.degradation import degrade, draw_recipe
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.reference_degradation import ReferenceDegradation
 from tvt_jax.progress import progress
-
-_PHOTOGRAPHS = Path(tvt_jax.__file__).parent / "assets" / "photographs" / "train"
 
 
 def degradation_speed_report(
@@ -114,7 +111,7 @@ def _measure(
 def _crops(side: int) -> Iterator[np.ndarray]:
     """The bundled photographs without end, mirrored to the size where they are smaller."""
     photographs = []
-    for path in sorted(_PHOTOGRAPHS.glob("*.jpg")):
+    for path in sorted(TRAIN_PHOTOGRAPHS.glob("*.jpg")):
         image = np.asarray(Image.open(path).convert("RGB"))
         missing = [(0, max(0, side - length)) for length in image.shape[:2]]
         image = np.pad(image, (*missing, (0, 0)), mode="symmetric")[:side, :side]

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-import tvt_jax
+from tvt_jax.bundled import TRAIN_PHOTOGRAPHS
 from tvt_jax.config import DEGRADATIONS, DataConfig
 from tvt_jax.data.pipeline import batches
 from tvt_jax.data.preparation import Settings, prepare_shards
 from tvt_jax.data.runners import run_in_processes
 from tvt_jax.progress import progress
 
-_PHOTOGRAPHS = Path(tvt_jax.__file__).parent / "assets" / "photographs" / "train"
 _SIZE = (1536, 1024)  # px; about LSDIR's pictures
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -94,7 +93,7 @@ def pipeline_speed_report(
     with tempfile.TemporaryDirectory() as folder:
         pictures, shards = Path(folder) / "pictures", Path(folder) / "shards"
         pictures.mkdir()
-        for path in sorted(_PHOTOGRAPHS.glob("*.jpg")):
+        for path in sorted(TRAIN_PHOTOGRAPHS.glob("*.jpg")):
             with Image.open(path) as picture:
                 picture.resize(_SIZE, Image.Resampling.BICUBIC).save(
                     pictures / path.name, quality=92
