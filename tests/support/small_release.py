@@ -157,9 +157,7 @@ def write_small_release(root: Path, seed: int = 0) -> SmallRelease:
     )
     text_encoder.save_pretrained(sd / "text_encoder")
     sd_unet().save_pretrained(sd / "unet")
-    DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
-    ).save_pretrained(sd / "scheduler")
+    write_scheduler(sd)
     (sd / "model_index.json").write_text("{}")
 
     ckp = root / "ckp"
@@ -177,6 +175,13 @@ def write_small_release(root: Path, seed: int = 0) -> SmallRelease:
     content = train_unet(unet, rank=4)
     torch.save(content, ckp / "model_TVT.pkl")
     return SmallRelease(root, vae, unet, text_encoder)
+
+
+def write_scheduler(sd: Path) -> None:
+    """Writes SD 2.1-base's noise schedule."""
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
+    ).save_pretrained(sd / "scheduler")
 
 
 def train_unet(unet: UNet2DConditionModel, rank: int) -> dict:
