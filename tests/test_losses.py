@@ -19,7 +19,6 @@ from tests.support.torch_discriminator import nlayer_discriminator, parameters_o
 from tvt_jax.config import DiscriminatorConfig
 from tvt_jax.losses import (
     adaptive_weight,
-    discriminator_factor,
     discriminator_loss,
     generator_loss,
     kl_loss,
@@ -63,40 +62,22 @@ def test_kl():
     assert kl_loss(np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)), 12)[0] == 0.0
 
 
-@pytest.mark.parametrize("kind", ["hinge", "vanilla"])
-def test_discriminator_losses_and_gradients(kind):
-    # Beyond the hinge's corners, and far out where a plain log(1 + exp) would overflow.
+def test_discriminator_loss_and_gradients():
+    # Some beyond the hinge's corners, and some far out.
     real, fake = 2 * noise(2, 4, 4, 1), 2 * noise(2, 4, 4, 1, seed=1)
     real[0, 0, 0], fake[0, 0, 0] = -120.0, 120.0
     leaves = [torch.from_numpy(x.copy()).requires_grad_() for x in (real, fake)]
-    if kind == "hinge":
-        want = 0.5 * (F.relu(1 - leaves[0]).mean() + F.relu(1 + leaves[1]).mean())
-    else:
-        ones, zeros = torch.ones_like(leaves[0]), torch.zeros_like(leaves[1])
-        want = 0.5 * (
-            F.binary_cross_entropy_with_logits(leaves[0], ones)
-            + F.binary_cross_entropy_with_logits(leaves[1], zeros)
-        )
+    want = 0.5 * (F.relu(1 - leaves[0]).mean() + F.relu(1 + leaves[1]).mean())
     want.backward()
-    (loss, parts), grads = jax.value_and_grad(
-        lambda r, f: discriminator_loss(r, f, kind), argnums=(0, 1), has_aux=True
-    )(real, fake)
+    (loss, parts), grads = jax.value_and_grad(discriminator_loss, argnums=(0, 1), has_aux=True)(
+        real, fake
+    )
     assert abs(loss - want.item()) < TOLERANCE
     for grad, leaf in zip(grads, leaves, strict=True):
         assert max_difference(grad, leaf.grad.numpy()) < 1e-7
     assert parts["discriminator"] == loss
     assert abs(parts["logits_real"] - real.mean()) < TOLERANCE
     assert abs(parts["logits_fake"] - fake.mean()) < TOLERANCE
-
-
-def test_unknown_kinds_are_refused():
-    with pytest.raises(ValueError, match="'wasserstein' is not hinge or vanilla"):
-        discriminator_loss(jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1)), "wasserstein")
-
-
-def test_the_discriminator_joins_at_its_step():
-    got = [float(discriminator_factor(jnp.int32(step), 5, 0.8)) for step in (0, 4, 5, 6)]
-    np.testing.assert_allclose(got, [0, 0, 0.8, 0.8])
 
 
 class Generator(torch.nn.Module):
@@ -114,13 +95,13 @@ class FlaxGenerator(nnx.Module):
         self.conv_out = Conv2d(CHANNELS, 3, 3, padding=(1, 1), **precision)
 
 
-DISC_WEIGHT, DISC_START, KL_WEIGHT = 0.5, 5, 1e-2
+DISC_WEIGHT, KL_WEIGHT = 0.5, 1e-2
 LATENT, TARGET = noise(2, 32, 32, 4), np.clip(noise(2, 32, 32, 3, seed=1), -1, 1)
 ELEMENTS = TARGET[0].size
 CRITIC = abstract_network("discriminator", DiscriminatorConfig(base_channels=8))
 
 
-def latent_diffusion(generator, critic, step):
+def latent_diffusion(generator, critic):
     """As its code does it: sums over elements, autograd twice at the last layer, the total's grad.
 
     Returns: (total loss, weight of the generator's loss, gradient of the latent); the parameters'
@@ -136,7 +117,6 @@ def latent_diffusion(generator, critic, step):
         torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rec, gen)
     )
     weight = DISC_WEIGHT * torch.clamp(rec_norm / (gen_norm + 1e-4), 0.0, 1e4).detach()
-    weight = weight * (0.0 if step < DISC_START else 1.0)
     total = rec + KL_WEIGHT * kl + weight * gen
     total.backward()
     return total.item(), weight.item(), nhwc(z.grad)
@@ -148,7 +128,7 @@ def our_step():
     graph = nnx.graphdef(nnx.eval_shape(lambda: FlaxGenerator(**PRECISION, rngs=InitKeys(None))))
 
     @jax.jit
-    def step_fn(params, critic_params, step):
+    def step_fn(params, critic_params):
         critic = nnx.merge(nnx.graphdef(CRITIC), critic_params)
 
         def forward(params, latent):
@@ -160,8 +140,7 @@ def our_step():
         rec, rec_cotangent = jax.value_and_grad(lambda y: reconstruction_loss(y, TARGET)[0])(output)
         gen, gen_cotangent = jax.value_and_grad(lambda y: generator_loss(critic(y))[0])(output)
         kernel = nnx.merge(graph, params).conv_out.kernel
-        weight = DISC_WEIGHT * discriminator_factor(step, DISC_START)
-        weight *= adaptive_weight(features, kernel.shape, rec_cotangent, gen_cotangent)
+        weight = DISC_WEIGHT * adaptive_weight(features, kernel.shape, rec_cotangent, gen_cotangent)
         grads, latent_grad = back(rec_cotangent + weight * gen_cotangent)
         kl, kl_grad = jax.value_and_grad(lambda z: kl_loss(z, 0 * z, ELEMENTS)[0])(LATENT)
         loss = rec + KL_WEIGHT * kl + weight * gen
@@ -170,34 +149,33 @@ def our_step():
     return step_fn
 
 
-# name: (scale of the discriminator's last layer, step, what the weight should be)
+# name: (scale of the discriminator's last layer, whether the weight is then at its limit)
 CASES = {
-    "between the limits": (0.05, 10, "free"),
-    "clipped": (1e-3, 10, "limit"),
-    "before the discriminator joins": (0.05, 4, "zero"),
-    "no gradient from the discriminator": (0.0, 10, "limit"),
+    "between the limits": (0.05, False),
+    "clipped": (1e-3, True),
+    "no gradient from the discriminator": (0.0, True),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_generators_loss_is_latent_diffusions(case):
     """Adaptive weight, total loss, and gradients of all parameters and the latent."""
-    scale, step, expected = CASES[case]
+    scale, clipped = CASES[case]
     torch.manual_seed(0)
     generator, critic = Generator(), nlayer_discriminator(base=8).train()
     with torch.no_grad():
         critic.main[-1].weight.mul_(scale)
-    total, want_weight, want_latent_grad = latent_diffusion(generator, critic, step)
+    total, want_weight, want_latent_grad = latent_diffusion(generator, critic)
     graph, params = convert_module(generator, FlaxGenerator)
     tensors = torch_tensors_as_numpy(parameters_of(critic), "critic")
     critic_params = params_from_torch(CRITIC, tensors, jnp.float32, "critic")
-    loss, weight, grads, latent_grad = our_step()(params, critic_params, step)
+    loss, weight, grads, latent_grad = our_step()(params, critic_params)
 
     limit = DISC_WEIGHT * 1e4 / ELEMENTS
-    if expected == "free":
-        assert 0 < weight < 0.99 * limit
+    if clipped:
+        np.testing.assert_allclose(weight, limit, rtol=1e-6)
     else:
-        np.testing.assert_allclose(weight, limit if expected == "limit" else 0.0, rtol=1e-6)
+        assert 0 < weight < 0.99 * limit
     np.testing.assert_allclose(weight, want_weight / ELEMENTS, rtol=TOLERANCE)
     np.testing.assert_allclose(loss, total / ELEMENTS, rtol=TOLERANCE, atol=TOLERANCE)
     named = params_to_torch(nnx.merge(graph, params), grads)

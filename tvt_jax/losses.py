@@ -63,31 +63,18 @@ def generator_loss(fake_logits):
     return loss, {"generator": loss}
 
 
-def discriminator_loss(real_logits, fake_logits, kind="hinge"):
-    """Loss of the discriminator; its images must not lead back to the generator.
+def discriminator_loss(real_logits, fake_logits):
+    """Hinge loss of the discriminator; its images must not lead back to the generator.
 
     Args:
       real_logits, fake_logits: [B, h, w, 1], of two separate calls.
-      kind: "hinge" or "vanilla" (binary cross-entropy).
 
     Returns: (scalar float32, {"discriminator": the same, "logits_real", "logits_fake": means}).
-    Raises:
-      ValueError: the kind is unknown.
     """
     real, fake = real_logits.astype(jnp.float32), fake_logits.astype(jnp.float32)
-    if kind == "hinge":
-        loss = 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
-    elif kind == "vanilla":
-        loss = 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
-    else:
-        raise ValueError(f"discriminator loss {kind!r} is not hinge or vanilla")
+    loss = 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
     means = {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
     return loss, {"discriminator": loss, **means}
-
-
-def discriminator_factor(step, start, factor=1.0):
-    """Factor on both adversarial losses: 0 before step `start`, then `factor`; float32 scalar."""
-    return jnp.where(step < start, 0.0, factor).astype(jnp.float32)
 
 
 def adaptive_weight(features, kernel_shape, rec_cotangent, gen_cotangent):
@@ -99,7 +86,7 @@ def adaptive_weight(features, kernel_shape, rec_cotangent, gen_cotangent):
         output = conv_out(features)
         rec_cotangent = jax.grad(reconstruction)(output)     # without the KL term
         gen_cotangent = jax.grad(generator)(output)
-        weight = disc_weight * discriminator_factor(step, start) * adaptive_weight(...)
+        weight = disc_weight * adaptive_weight(...)
         backward pass of the decoder with rec_cotangent + weight * gen_cotangent
 
     Under a sharded batch the norms are those of the whole batch.
