@@ -54,6 +54,8 @@ def test_what_we_write_transformers_reads(saved, tmp_path):
     reference, folder = saved
     config, tensors = open_network(folder, "text_encoder")
     save_network(tmp_path, "text_encoder", config, tensors, "float32")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 2 and len(modes) == 1  # all as readable as each other
     again = CLIPTextModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         tokens = torch.from_numpy(TOKENS)

@@ -17,9 +17,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 from flax import nnx
 
+from tvt_jax.atomic_write import atomic_file
 from tvt_jax.config import (
     DiscriminatorConfig,
     LPIPSConfig,
@@ -238,6 +240,9 @@ def save_network(
       folder: the network's own folder; made if needed.
       tensors: PyTorch's names and layouts; may be lazy, each is read once.
       dtype: floating-point dtype of the file.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     prefix = _TEXT_PREFIX if kind == "text_encoder" else ""
@@ -245,10 +250,15 @@ def save_network(
         prefix + name: np.ascontiguousarray(np.asarray(tensors[name], dtype=jnp.dtype(dtype)))
         for name in tensors
     }
-    write_json(folder / "config.json", config.to_json())
-    safetensors.numpy.save_file(
-        arrays, folder / f"{KINDS[kind].stem}.safetensors", metadata={"format": "pt"}
-    )
+    path = folder / f"{KINDS[kind].stem}.safetensors"
+    with atomic_file(path) as temporary:
+        try:
+            safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}.") from error
+        write_json(folder / "config.json", config.to_json())
+        # safetensors makes files that nobody but their owner can read.
+        temporary.chmod((folder / "config.json").stat().st_mode)
 
 
 def read_scheduler_config(model: Path) -> SchedulerConfig:
