@@ -68,9 +68,9 @@ def _shrink(config: VAETrainConfig) -> None:
     else:
         config.init_vae = str(TINY_TEACHER)
     use_bundled_photographs(config)
-    config.steps = 1000
+    config.steps = 500
     # The perceptual loss needs weights that are not bundled; see README.
-    config.loss = VAELossConfig(lpips=0.0, gan=0.1, gan_start=800)
+    config.loss = VAELossConfig(lpips=0.0, gan=0.1, gan_start=400)
     config.discriminator = DiscriminatorConfig(base_channels=16)
     config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=50, schedule="cosine")
     config.discriminator_optim = OptimConfig(learning_rate=1e-3, warmup_steps=50)
