@@ -5,11 +5,10 @@
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=12
 #SBATCH --signal=TERM@120
-#SBATCH --requeue
 # One process for each GPU; JAX finds the others through SLURM. Two minutes before the time is up
-# SLURM sends SIGTERM: the run saves, ends, and continues when the job is queued again.
+# SLURM sends SIGTERM: the run saves and ends. The same sbatch again continues it.
 #   sbatch launch/slurm.sh configs/stage1.py runs/stage1 --config.data.train=PHOTOGRAPHS ...
 set -euo pipefail
 config=$1 workdir=$2
 shift 2
-srun .venv/bin/python -m tvt_jax.train --distributed --config "$config" --workdir "$workdir" "$@"
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" .venv/bin/python -m tvt_jax.train --distributed --config "$config" --workdir "$workdir" "$@"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts one training run on every host of a TPU VM slice, from your own machine.
-#   TPU=my-slice ZONE=us-central2-b launch/tpu_pod.sh configs/stage1.py gs://bucket/runs/stage1 [options]
+#   TPU=my-slice ZONE=us-central2-b launch/tpu_pod.sh configs/stage1.py /mnt/bucket/runs/stage1 [options]
+# The run's folder must be shared by the hosts (a bucket mounted by gcsfuse, Filestore).
 # The code and its requirements (with "jax[tpu]==0.10.2") must be on the hosts in ~/tvt_jax.
 set -euo pipefail
 config=$1 workdir=$2

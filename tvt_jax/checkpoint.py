@@ -13,6 +13,8 @@ from tvt_jax.errors import UserError
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`, written in the background, whole or not at all.
 
+    Use it as a context: its end waits until everything is on disk, also after an error.
+
     Args:
       workdir: folder of the run.
       every: save at multiples of this step.
@@ -23,10 +25,20 @@ class Checkpoints:
         folder = workdir.absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             folder,
-            options=ocp.CheckpointManagerOptions(
-                save_interval_steps=every, max_to_keep=keep, create=True
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
         )
+        self._every = every
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:  # Orbax hands on whatever its threads met
+            if kind is None:  # else what went wrong first is more telling
+                raise self._write_error(error) from error
 
     @property
     def latest(self) -> int | None:
@@ -44,12 +56,12 @@ class Checkpoints:
         Raises:
           UserError: the disk is full or the folder cannot be written.
         """
-        if step == self.latest or not (force or self._manager.should_save(step)):
+        if step == self.latest or not (force or step % self._every == 0):
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
-            self._manager.save(step, args=args, force=force)
-        except (OSError, ValueError) as error:
+            self._manager.save(step, args=args, force=True)
+        except Exception as error:  # also that of an earlier save, from its thread
             raise self._write_error(error) from error
 
     def restore(self, like: Any, run: dict[str, Any]) -> Any:
@@ -61,10 +73,11 @@ class Checkpoints:
 
         Returns: the state, on the devices and in the layout of `like`.
         Raises:
-          UserError: the checkpoint belongs to another run (its settings are named), or is damaged.
+          UserError: the checkpoint belongs to another run (its settings are named), or cannot be
+            read. (Bytes that changed on the disk are not noticed.)
         """
         step = self.latest
-        saved = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        saved = self._read(step, run=ocp.args.JsonRestore()).run
         changed = [
             f"{key}: {saved.get(key)!r} then, {run.get(key)!r} now"
             for key in sorted({*saved, *run})
@@ -75,39 +88,31 @@ class Checkpoints:
                 f"{self._manager.directory} holds another run ({'; '.join(changed)}); "
                 "choose another --workdir."
             )
+        return self._read(step, state=ocp.args.StandardRestore(like)).state
+
+    def _read(self, step: int, **items: Any) -> Any:
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-            return self._manager.restore(step, args=args).state
-        except (ValueError, KeyError, OSError) as error:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax raises many kinds
             raise UserError(
-                f"checkpoint {step} in {self._manager.directory} cannot be restored "
-                f"({str(error).splitlines()[0]}); remove its folder to resume from the one before."
+                f"checkpoint {step} in {self._manager.directory} cannot be read "
+                f"({_first_line(error)}); remove its folder to resume from the one before."
             ) from error
-
-    def close(self) -> None:
-        """Waits until everything is on disk.
-
-        Raises:
-          UserError: the disk is full or the folder cannot be written.
-        """
-        try:
-            self._manager.wait_until_finished()
-            self._manager.close()
-        except (OSError, ValueError) as error:
-            raise self._write_error(error) from error
 
     def _write_error(self, error: Exception) -> UserError:
         free = shutil.disk_usage(self._manager.directory).free / 2**30
         return UserError(
             f"cannot write a checkpoint to {self._manager.directory} "
-            f"({str(error).splitlines()[0]}; {free:.1f} GiB free); earlier checkpoints are intact."
+            f"({_first_line(error)}; {free:.1f} GiB free); earlier checkpoints are intact."
         )
 
 
-def abstract_like(tree: Any, shardings: Any) -> Any:
+def abstract_like(tree: Any) -> Any:
     """Shapes, dtypes and shardings of a state, for `Checkpoints.restore`."""
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-        shardings,
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

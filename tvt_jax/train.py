@@ -1,10 +1,12 @@
 """`python -m tvt_jax.train --config configs/stage2.py --workdir runs/stage2`: train a stage.
 
 A variant follows the file after a colon (`configs/stage2.py:tiny`), and any field of the
-configuration can be set: `--config.optim.learning_rate=1e-4`. Run the same command again to
-resume. On several machines, start it on each with `--distributed`.
+configuration (`tvt_jax/config/training.py` lists them) can be set:
+`--config.optim.learning_rate=1e-4`, `--config.trained="('encoder', 'quant_conv')"`. Run the same
+command again to resume. On several machines, start it on each with `--distributed`.
 """
 
+import logging as python_logging
 import os
 import sys
 from pathlib import Path
@@ -37,8 +39,10 @@ def main(argv: list[str]) -> None:
             config.validate()
         except OSError as error:  # ml_collections tells only now that there is no such file
             raise UserError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
-        # Orbax and Grain log every file that they touch.
-        logging.set_verbosity(logging.ERROR)
+        # Orbax and Grain log every file that they touch, and from their threads whatever is raised
+        # here in one line.
+        logging.set_verbosity(logging.FATAL)
+        python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
 
         from tvt_jax.compilation import enable_compilation_cache
         from tvt_jax.parallel import start_processes
@@ -55,7 +59,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        print(f"error: {str(error).strip().splitlines()[-1].strip()}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,5 +1,7 @@
 """The VAE family against diffusers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,6 +157,12 @@ def test_skip_connections_reach_the_decoder(tmp_path):
     encode = jax.jit(lambda p, x: network(p).encode(x))
     decode = jax.jit(lambda p, z, skips: network(p).decode(z, skips))
     mean, _, skips = encode(network.params, noise(1, 16, 24, 3))
+    start = decode(network.params, mean, skips)
+    assert max_difference(decode(network.params, mean, [0 * s for s in skips]), start) == 0.0
+    module = network(network.params)  # the skips begin at zero: as after some training
+    for conv in module.decoder.skip_convs:
+        conv.kernel[...] = jnp.asarray(0.1 * noise(*conv.kernel.shape))
+    network = dataclasses.replace(network, params=nnx.as_pure(nnx.state(module)))
     base = decode(network.params, mean, skips)
     assert base.shape == (1, 16, 24, 3)
     for level in range(len(skips)):

@@ -35,6 +35,7 @@ def toy_stage(**changes) -> Stage:
         optim={"left": SGD, "right": SGD},
         gradients=gradients,
         preview=None,
+        exports=("left",),
         export=None,
         result=Path("model"),
         trained={"left": ("w",), "right": ("w",)},
@@ -47,7 +48,7 @@ def run(batches, stage=None, **changes):
     stage = stage or toy_stage()
     config = TrainConfig(steps=100, **changes)
     step = jax.jit(make_step(stage, config, make_mesh(MeshConfig())))
-    state = init_state(stage, config.steps, bool(config.ema_decay))
+    state = init_state(stage, config)
     states, metrics = [state], []
     for x in batches:
         state, values = step(state, stage.frozen, {"x": jnp.asarray(x)}, jax.random.key(0))
@@ -106,7 +107,9 @@ def test_the_average_follows_its_formula():
     for state in states[1:]:
         average = 0.75 * average + 0.25 * np.asarray(state.params["left"]["w"])
         assert max_difference(state.ema["left"]["w"], average) < 1e-6
-    assert states[-1].best_params is states[-1].ema
+    # Only what is exported is averaged.
+    assert set(states[-1].ema) == {"left"} and states[-1].best["left"] is states[-1].ema["left"]
+    assert states[-1].best["right"] is states[-1].params["right"]
     assert run(GOOD[:1])[0][-1].ema == {}
 
 
@@ -130,6 +133,6 @@ def test_learning_rates():
 
 def test_the_optimizer_holds_nothing_of_frozen_weights():
     stage = toy_stage()
-    state = init_state(stage, 10, ema=False)
+    state = init_state(stage, TrainConfig(steps=10))
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert sorted(m.shape for m in moments) == [(1,), (1,), (3,), (3,)]

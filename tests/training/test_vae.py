@@ -181,7 +181,7 @@ def test_whole_steps_equal_pytorch(case, tmp_path):
         stage.params["discriminator"] = as_params("discriminator", settings.discriminator, judge)
     reference = TorchRun(settings, vae, teacher, judge)
     step = jax.jit(make_step(stage, settings, make_mesh(MeshConfig())))
-    state, key = init_state(stage, settings.steps, ema=False), jax.random.key(0)
+    state, key = init_state(stage, settings), jax.random.key(0)
     for number in range(STEPS):
         image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=number), -1, 1)
         draws = jax.random.normal(jax.random.fold_in(key, number), (BATCH, SIDE // 2, SIDE // 2, 4))

@@ -28,6 +28,19 @@ class OptimConfig:
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # global norm of the gradients; 0: no clipping
 
+    def validate(self, option: str) -> None:
+        """Checks every value; raises UserError. `option` is where they are: "--config.optim"."""
+        if self.learning_rate <= 0 or self.epsilon <= 0:
+            raise UserError(f"{option}.learning_rate and {option}.epsilon must be positive.")
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{option}.{name}={getattr(self, name)} must not be negative.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{option}.{name}={getattr(self, name)} is not in [0, 1).")
+        if self.schedule not in ("constant", "cosine"):
+            raise UserError(f"{option}.schedule={self.schedule} is not constant or cosine.")
+
 
 # Public data sets of real pairs whose folders `tvt_jax.data.pairs` knows.
 PAIR_LAYOUTS = ("realsr", "drealsr", "realce")
@@ -106,7 +119,9 @@ class TrainConfig:
     seed: int = 0
     dtype: str = "float32"  # of the computation; weights in training are float32
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
-    accumulate: int = 1  # parts that a batch is worked through in: less memory, the same step
+    # Parts that a batch is worked through in: less memory. What a loss takes from the batch as a
+    # whole (batch norm, the adaptive weight) and what is drawn are then those of each part.
+    accumulate: int = 1
     ema_decay: float = 0.0  # of an average of the trained weights, which is then exported; 0: none
     max_skipped: int = 20  # updates in a row without finite gradients, before the run stops
     log_every: int = 50
@@ -135,7 +150,7 @@ class TrainConfig:
             raise UserError(f"this run needs {what}: give {options}.")
         positive = (
             "steps", "accumulate", "max_skipped", "log_every", "checkpoint_every",
-            "keep_checkpoints", "optim.learning_rate", "validation.every", "validation.crop",
+            "keep_checkpoints", "validation.every", "validation.crop",
         )  # fmt: skip
         wrong = [name for name in positive if self._field(name) <= 0]
         if wrong:
@@ -143,14 +158,11 @@ class TrainConfig:
         self.data.validate()
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"--config.ema_decay={self.ema_decay} is not in [0, 1).")
-        for name, allowed in (
-            ("dtype", ("float32", "bfloat16")),
-            ("optim.schedule", ("constant", "cosine")),
-        ):
-            if self._field(name) not in allowed:
-                raise UserError(
-                    f"--config.{name}={self._field(name)} is not {' or '.join(allowed)}."
-                )
+        if self.seed < 0:
+            raise UserError(f"--config.seed={self.seed} must not be negative.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"--config.dtype={self.dtype} is not float32 or bfloat16.")
+        self.optim.validate("--config.optim")
 
     def _field(self, name: str) -> Any:
         value = self
@@ -220,6 +232,17 @@ class VAETrainConfig(TrainConfig):
             )
         if not self.trained:
             raise UserError("--config.trained is empty: nothing would learn.")
+        negative = [k for k, v in dataclasses.asdict(self.loss).items() if v < 0]
+        if negative:
+            raise UserError(f"--config.loss: {', '.join(negative)} must not be negative.")
+        if self.loss.gan:
+            self.discriminator_optim.validate("--config.discriminator_optim")
+            smallest = 3 * 2**self.discriminator.num_layers
+            if self.data.crop < smallest:
+                raise UserError(
+                    f"--config.data.crop={self.data.crop} is too small for the discriminator, "
+                    f"which needs {smallest} px."
+                )
 
 
 def read_config(text: str) -> TrainConfig:

@@ -126,7 +126,7 @@ def _arguments(stage: Stage, config: VAETrainConfig, mesh: Mesh) -> tuple:
             shardings,
         )
 
-    state = jax.eval_shape(lambda: init_state(stage, config.steps, bool(config.ema_decay)))
+    state = jax.eval_shape(lambda: init_state(stage, config))
     side = config.data.crop
     image = jax.ShapeDtypeStruct((config.data.batch_size, side, side, 3), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -32,9 +32,13 @@ def color_fix(output, reference, method):
 
 def _adain(output, reference):
     def statistics(image):
+        # Relative to one pixel: dividing by the deviation of a flat channel would enlarge the
+        # rounding of its mean a hundredfold.
+        pivot = image[:1, :1]
+        mean = pivot + jnp.mean(image - pivot, axis=(0, 1), keepdims=True)
         # The unbiased variance and an epsilon inside the root, as the reference has them.
-        variance = jnp.var(image, axis=(0, 1), ddof=1, keepdims=True)
-        return jnp.mean(image, axis=(0, 1), keepdims=True), jnp.sqrt(variance + 1e-5)
+        variance = jnp.var(image - pivot, axis=(0, 1), ddof=1, keepdims=True)
+        return mean, jnp.sqrt(variance + 1e-5)
 
     mean, deviation = statistics(output)
     wanted_mean, wanted_deviation = statistics(reference)

@@ -1,15 +1,21 @@
 """The training loop: devices, data, checkpoints and logs around the step of a stage."""
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib
 import signal
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
+from tvt_jax.atomic_write import atomic_file
 from tvt_jax.checkpoint import Checkpoints, abstract_like
 from tvt_jax.config import TrainConfig
 from tvt_jax.data.pipeline import batches
@@ -51,80 +57,96 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     mesh = make_mesh(config.mesh)
     _check_batch(config, mesh)
     stage = importlib.import_module(STAGES[type(config).__name__]).make_stage(config)
-    for name, names in stage.trained.items():
-        count = num_parameters(stage.params[name])
-        say(f"{name}: {len(names)} trained arrays, {count:,} numbers")
+    _tell_trained(stage, say)
     _make_workdir(workdir)
-    if main:
-        _write_trained(workdir / "trained_parameters.txt", stage)
+    with _StopSignal() as stop:
+        with Checkpoints(workdir, config.checkpoint_every, config.keep_checkpoints) as checkpoints:
+            start = checkpoints.latest or 0
+            data = batches(config.data, config.seed, start, say)
+            run = {
+                **_identity(config),
+                # The position in the data means the same only for the same pictures.
+                "pictures": data.fingerprint,
+                "frozen": _fingerprint(stage.frozen),
+            }
+            state, frozen, stage = _place(stage, config, mesh)
+            if start:
+                state = checkpoints.restore(abstract_like(state), run)
+                say(f"resumed at step {start}")
+            if main:
+                _write_trained(workdir / "trained_parameters.txt", stage)
+            log = MetricsLog(workdir, start, config.steps, quiet=quiet, write=main)
+            with data, log:
+                state, done = _run_steps(
+                    stage, config, mesh, state, frozen, start,
+                    data=data, log=log, checkpoints=checkpoints, run=run, stop=stop, say=say,
+                )  # fmt: skip
+            checkpoints.save(done, state, run, force=True)
+        if done < config.steps:
+            say(f"stopped at step {done}, saved; the same command resumes")
+            return workdir
+        result = workdir / stage.result
+        kept = to_host([{n: tree[n] for n in stage.exports} for tree in (state.best, frozen)])
+        if main:
+            stage.export(*kept, result)
+        say(f"wrote {result}")
+        return result
 
-    state, frozen, shardings = _place(stage, config, mesh)
-    checkpoints = Checkpoints(workdir, config.checkpoint_every, config.keep_checkpoints)
-    start = checkpoints.latest or 0
-    data = batches(config.data, config.seed, start, say)
-    # The position in the data means the same only for the same pictures.
-    run = {**_identity(config), "pictures": data.fingerprint}
-    if start:
-        state = checkpoints.restore(abstract_like(state, shardings), run)
-        say(f"resumed at step {start}")
+
+def _run_steps(
+    stage: Stage, config: TrainConfig, mesh: Mesh, state: TrainState, frozen, start: int, *,
+    data, log: MetricsLog, checkpoints: Checkpoints, run: dict, stop: "_StopSignal",
+    say: Callable[[str], None],
+) -> tuple[TrainState, int]:  # fmt: skip
+    """Steps from `start` until the end or a signal; returns the state and the steps done."""
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
     validation = None
     if config.validation.folder:
         lpips_folder = Path(config.lpips) if config.lpips else None
         validation = Validation(stage, config.validation, lpips_folder, mesh)
-
-    stop = _StopSignal()
     done, step_fn, pending = start, None, None
-    log = MetricsLog(workdir, start, config.steps, quiet=quiet, write=main)
-    with data, log, stop:
+    try:
         while done < config.steps and not stop.asked(done):
             clock = time.perf_counter()
             batch = put_batch(next(data), mesh)
             waited = time.perf_counter() - clock
             if step_fn is None:
                 step_fn = _compile(stage, config, mesh, (state, frozen, batch, key), say)
-                clock = time.perf_counter() - waited  # compiling is not part of a step
             state, metrics = step_fn(state, frozen, batch, key)
             # The step before is read only now, while the device works on this one.
             _read(log, pending, config)
             done += 1
-            pending = StepRecord(done, metrics, time.perf_counter() - clock, waited)
-            checkpoints.save(done, state, run)
-            if validation is not None and (
-                done % config.validation.every == 0 or done == config.steps
-            ):
-                log.write_validation(done, *validation(state.best_params, frozen))
+            pending = StepRecord(done, metrics, waited)
+            with log.pause():
+                checkpoints.save(done, state, run)
+                if validation is not None and (
+                    done % config.validation.every == 0 or done == config.steps
+                ):
+                    log.write_validation(done, *validation(state.best, frozen))
         _read(log, pending, config)
-    checkpoints.save(done, state, run, force=True)
-    checkpoints.close()
-    if done < config.steps:
-        say(f"stopped at step {done}, saved; the same command resumes")
-        return workdir
-    result = workdir / stage.result
-    params, frozen = to_host((state.best_params, frozen))
-    if main:
-        stage.export(params, frozen, result)
-    say(f"wrote {result}")
-    return result
+    except UserError:
+        # The state is good: what failed is data, disk or the loss. Keep as much as can be kept.
+        with contextlib.suppress(UserError):
+            checkpoints.save(done, state, run, force=True)
+        raise
+    return state, done
 
 
-def _place(stage: Stage, config: TrainConfig, mesh) -> tuple[TrainState, Any, Any]:
-    """(state, frozen parameters) on the devices, and the state's shardings."""
-    shapes = jax.eval_shape(lambda: init_state(stage, config.steps, bool(config.ema_decay)))
+def _place(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple[TrainState, Any, Stage]:
+    """(state, frozen parameters) on the devices, and the stage without its own copies of them."""
+
+    def init(params):
+        return init_state(dataclasses.replace(stage, params=params), config)
+
+    shapes = jax.eval_shape(init, stage.params)
     shardings = state_shardings(shapes, mesh)
-    params = put_state(stage.params, shardings.params)
-    on_devices = dataclasses.replace(stage, params=params)
-    init = jax.jit(
-        lambda params: init_state(
-            dataclasses.replace(on_devices, params=params), config.steps, bool(config.ema_decay)
-        ),
-        out_shardings=shardings,
-    )
-    return init(params), put_state(stage.frozen, state_shardings(stage.frozen, mesh)), shardings
+    state = jax.jit(init, out_shardings=shardings)(put_state(stage.params, shardings.params))
+    frozen = put_state(stage.frozen, state_shardings(stage.frozen, mesh))
+    return state, frozen, dataclasses.replace(stage, params=shapes.params, frozen=None)
 
 
 def _compile(
-    stage: Stage, config: TrainConfig, mesh, arguments: tuple, say: Callable[[str], None]
+    stage: Stage, config: TrainConfig, mesh: Mesh, arguments: tuple, say: Callable[[str], None]
 ) -> jax.stages.Compiled:
     """Compiles the step, and says what memory it takes before it runs."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments)
@@ -156,7 +178,7 @@ def _read(log: MetricsLog, record: StepRecord | None, config: TrainConfig) -> No
     if record is None:
         return
     values = {name: float(value) for name, value in jax.device_get(record.metrics).items()}
-    log.add(record, values, config.data.batch_size)
+    log.finished(record, values, config.data.batch_size)
     if record.step == 1 or record.step % config.log_every == 0 or record.step == config.steps:
         log.write(record.step, values)
     if values["skipped_in_row"] >= config.max_skipped:
@@ -167,7 +189,7 @@ def _read(log: MetricsLog, record: StepRecord | None, config: TrainConfig) -> No
         )
 
 
-def _check_batch(config: TrainConfig, mesh) -> None:
+def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
     parts = mesh.size * config.accumulate
     if config.data.batch_size % parts:
         raise UserError(
@@ -177,6 +199,10 @@ def _check_batch(config: TrainConfig, mesh) -> None:
 
 
 def _make_workdir(workdir: Path) -> None:
+    if "://" in str(workdir) or str(workdir).startswith("gs:"):
+        raise UserError(
+            f"--workdir {workdir} must be a folder that all processes share: mount the bucket."
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{jax.process_index()}"
@@ -186,15 +212,30 @@ def _make_workdir(workdir: Path) -> None:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
 
 
+def _trained_names(stage: Stage) -> list[str]:
+    return [f"{network}.{name}" for network, names in stage.trained.items() for name in names]
+
+
+def _tell_trained(stage: Stage, say: Callable[[str], None]) -> None:
+    for network, tree in stage.params.items():
+        say(
+            f"{network}: {num_parameters(tree):,} trained numbers in "
+            f"{len(stage.trained[network])} arrays"
+        )
+    say(textwrap.fill(", ".join(_trained_names(stage)), 100, break_on_hyphens=False))
+
+
 def _write_trained(path: Path, stage: Stage) -> None:
-    lines = [f"{network}.{name}" for network, names in stage.trained.items() for name in names]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join([*_trained_names(stage), ""]), encoding="utf-8")
 
 
-# May differ between the sittings of one run without changing what it computes.
+# May differ between the sittings of one run without changing what it computes: how often, where
+# and how fast. What the paths of weights lead to is compared by content.
 _FREE_TO_CHANGE = (
-    "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh",
+    "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh", "remat",
     "required", "validation", "data.threads", "data.workers", "data.prefetch", "data.max_failed",
+    "init_vae", "teacher", "lpips",
 )  # fmt: skip
 
 
@@ -215,6 +256,14 @@ def _identity(config: TrainConfig) -> dict:
     if "cosine" in flat.values():  # the learning rate follows the length of the run
         flat["steps"] = config.steps
     return flat
+
+
+def _fingerprint(tree: Any) -> str:
+    """SHA-256 of the arrays of a tree."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 class _StopSignal:

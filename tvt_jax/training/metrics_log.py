@@ -1,9 +1,13 @@
 """Where the numbers of a run go: `metrics.jsonl`, TensorBoard and the progress bar."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import resource
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -12,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tvt_jax.atomic_write import atomic_file
+from tvt_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +26,11 @@ class StepRecord:
     Attributes:
       step: its number, from 1.
       metrics: scalars that may still be under way on the device.
-      seconds: from the request for its batch to the request for the next, in all.
-      waited: of these, seconds that the loop waited for the batch.
+      waited: seconds that the loop waited for its batch.
     """
 
     step: int
     metrics: dict[str, jax.Array]
-    seconds: float
     waited: float
 
 
@@ -41,18 +44,20 @@ class MetricsLog:
       steps: length of the run.
       quiet: no progress bar.
       write: write files; false in all processes of a run but one.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written; all methods may raise it.
     """
 
     def __init__(self, workdir: Path, start: int, steps: int, quiet: bool, write: bool):
-        self._file = self._board = None
+        self._workdir, self._file, self._board = workdir, None, None
         if write:
-            from tensorboardX import SummaryWriter
-
-            path = workdir / "metrics.jsonl"
-            if path.is_file():
-                _drop_after(path, start)
-            self._file = path.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            with self._writing():
+                path = workdir / "metrics.jsonl"
+                if path.is_file():
+                    _drop_after(path, start)
+                self._file = path.open("a", encoding="utf-8")
+                self._board = _Board(workdir / "tensorboard", start)
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -63,33 +68,48 @@ class MetricsLog:
             disable=quiet or not write,
         )
         self._task = self._bar.add_task("", total=steps, completed=start, shown="compiling")
-        self._seconds = self._waited = self._images = 0.0
+        self._clock, self._seconds, self._waited, self._images = None, 0.0, 0.0, 0
 
     def __enter__(self) -> "MetricsLog":
         self._bar.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         self._bar.stop()
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.close()
             self._board.close()
+        except OSError as error:
+            if kind is None:  # else what went wrong first is more telling
+                raise self._error(error) from error
 
-    def add(self, record: StepRecord, metrics: dict[str, float], images: int) -> None:
-        """Counts a finished step of `images` images towards speed, and moves the bar."""
-        self._seconds += record.seconds
-        self._waited += record.waited
-        self._images += images
+    def finished(self, record: StepRecord, metrics: dict[str, float], images: int) -> None:
+        """Counts a step of `images` images that has just ended towards speed; moves the bar."""
+        now = time.perf_counter()
+        if self._clock is not None:  # the first step has no beginning that could be told
+            self._seconds += now - self._clock
+            self._waited += record.waited
+            self._images += images
+        self._clock = now
         self._bar.update(self._task, completed=record.step, shown=f"loss {metrics['loss']:.4f}")
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What is done inside does not count towards speed."""
+        start = time.perf_counter()
+        yield
+        if self._clock is not None:
+            self._clock += time.perf_counter() - start
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Records the scalars of a step, with speed since the last record and peak memory."""
-        speed = {
-            "images_per_second": self._images / max(self._seconds, 1e-9),
-            "data_wait": self._waited / max(self._seconds, 1e-9),  # share of the time
-            "peak_memory_gib": _peak_memory() / 2**30,
-        }
-        self._seconds = self._waited = self._images = 0.0
+        speed = {"peak_memory_gib": _peak_memory() / 2**30}
+        if self._seconds:
+            speed["images_per_second"] = self._images / self._seconds
+            speed["data_wait"] = self._waited / self._seconds  # share of the time
+        self._seconds, self._waited, self._images = 0.0, 0.0, 0
         self._write(step, {**metrics, **speed})
 
     def write_validation(
@@ -98,16 +118,69 @@ class MetricsLog:
         """Records averages over the validation photographs, and some pictures [H, W, 3] uint8."""
         self._write(step, {f"validation/{name}": value for name, value in metrics.items()})
         if self._board is not None:
-            for number, picture in enumerate(pictures):
-                self._board.add_image(f"validation/{number}", picture, step, dataformats="HWC")
+            with self._writing():
+                for number, picture in enumerate(pictures):
+                    self._board.write_picture(f"validation/{number}", picture, step)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        finite = {name: v if math.isfinite(v) else None for name, v in values.items()}  # JSON
+        with self._writing():
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.flush()
+            self._board.write_scalars(values, step)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write the logs in {self._workdir} ({error.strerror}); checkpoints are intact."
+        )
+
+
+class _Board:
+    """A TensorBoard event file, written at once.
+
+    tensorboardX's own `SummaryWriter` hands events to a thread, which dies when the disk is full,
+    and then waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        # TensorBoard then forgets what a run that died had written after this step.
+        restart = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
+
+    def write_scalars(self, values: dict[str, float], step: int) -> None:
+        from tensorboardX.summary import scalar
+
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._write(scalar(name, value), step)
+        self._writer.flush()
+
+    def write_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        from tensorboardX.summary import image
+
+        self._write(image(name, picture, dataformats="HWC"), step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, summary, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
 
 def _peak_memory() -> int:

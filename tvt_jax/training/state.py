@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from tvt_jax.config import OptimConfig
+from tvt_jax.config import OptimConfig, TrainConfig
 from tvt_jax.errors import UserError
 
 Tree = Any
@@ -26,7 +26,7 @@ class TrainState:
       step: int32 scalar, steps done, skipped ones included.
       params: trained parameters, float32.
       opt_state: of the optimizer of each network.
-      ema: moving average of `params`, or an empty dict.
+      ema: moving average of the parameters of the networks that are exported, or an empty dict.
       skipped: int32 scalar, updates that were not finite, from the start.
       skipped_in_row: int32 scalar, the same since the last good update.
     """
@@ -39,9 +39,9 @@ class TrainState:
     skipped_in_row: jax.Array
 
     @property
-    def best_params(self) -> dict[str, Tree]:
-        """The average where one is kept, else the parameters."""
-        return self.ema or self.params
+    def best(self) -> dict[str, Tree]:
+        """The parameters, with the average in place of those that have one."""
+        return {**self.params, **self.ema}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +49,15 @@ class Stage:
     """A training stage, as the loop sees it.
 
     Attributes:
-      params: trained parameters at step 0, keyed by network ("vae", "discriminator").
-      frozen: parameters that are read and never change.
+      params: trained parameters at step 0, keyed by network ("vae", "discriminator"); host arrays.
+      frozen: parameters that are read and never change, keyed by network; host arrays.
       optim: the optimizer's settings of each trained network.
       gradients: pure function (params, frozen, batch, key, step) -> (gradients keyed as `params`,
         metrics). Metrics are float32 scalars with the total under "loss".
       preview: pure function (params, frozen, batch) -> images [B, H, W, 3] float32, what the
         networks make of a validation batch.
-      export: writes the result to a folder, (params, frozen, folder); host arrays.
+      exports: networks that are the run's result.
+      export: writes them to a folder, (their params, their frozen parameters, folder); host arrays.
       result: where in the run's folder the result goes.
       trained: names of the trained parameters of each network.
     """
@@ -66,7 +67,8 @@ class Stage:
     optim: Mapping[str, OptimConfig]
     gradients: Callable[..., tuple[dict[str, Tree], dict[str, jax.Array]]]
     preview: Callable[..., jax.Array]
-    export: Callable[[dict[str, Tree], Tree, Path], None]
+    exports: tuple[str, ...]
+    export: Callable[[dict[str, Tree], dict[str, Tree], Path], None]
     result: Path
     trained: Mapping[str, tuple[str, ...]]
 
@@ -100,22 +102,22 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     return optax.chain(*transforms)
 
 
-def init_state(stage: Stage, steps: int, ema: bool) -> TrainState:
+def init_state(stage: Stage, config: TrainConfig) -> TrainState:
     """The state before the first step.
 
     Args:
-      stage: with its initial parameters, or shapes of them under `jax.eval_shape`.
-      steps: length of the run, for the learning rate's schedule.
-      ema: keep a moving average.
+      stage: with its initial parameters.
+      config: of the run: its length, for the learning rate, and whether it keeps an average.
     """
+    averaged = stage.exports if config.ema_decay else ()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=stage.params,
         opt_state={
-            name: make_optimizer(config, steps).init(stage.params[name])
-            for name, config in stage.optim.items()
+            name: make_optimizer(optim, config.steps).init(stage.params[name])
+            for name, optim in stage.optim.items()
         },
-        ema=jax.tree.map(jnp.array, stage.params) if ema else {},
+        ema={name: jax.tree.map(jnp.array, stage.params[name]) for name in averaged},
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_row=jnp.zeros((), jnp.int32),
     )

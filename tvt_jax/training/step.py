@@ -36,7 +36,11 @@ def make_step(
     def step(state: TrainState, frozen, batch, key):
         key = jax.random.fold_in(key, state.step)
         grads, metrics = gradients(
-            gathered(state.params, mesh), gathered(frozen, mesh), batch, key, state.step
+            gathered(state.params, mesh, config.dtype),
+            gathered(frozen, mesh),
+            batch,
+            key,
+            state.step,
         )
         norms = {name: optax.tree.norm(grads[name]) for name in optimizers}
         finite = jnp.isfinite(metrics["loss"])
@@ -53,9 +57,10 @@ def make_step(
             state,
             params=params,
             opt_state=opt_state,
-            ema=optax.incremental_update(params, state.ema, 1.0 - config.ema_decay)
-            if state.ema
-            else {},
+            ema={
+                name: optax.incremental_update(params[name], average, 1.0 - config.ema_decay)
+                for name, average in state.ema.items()
+            },
         )
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         new = dataclasses.replace(

@@ -34,6 +34,7 @@ from tvt_jax.training.state import Stage, parameter_names, split_trained
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
     Network,
+    abstract_network,
     init_network,
     load_into,
     load_network,
@@ -54,11 +55,11 @@ def make_stage(config: VAETrainConfig) -> Stage:
     vae = init_network("vae", config.vae, config.seed, dtype=dtype, remat=config.remat)
     if config.init_vae:
         vae = load_into(vae, Path(config.init_vae), keep=config.fresh)
-    module = vae(vae.params)
-    graph, trained, frozen_vae, names = split_trained(module, config.trained)
+    graph, trained, frozen_vae, names = split_trained(vae(vae.params), config.trained)
+    model = abstract_network("vae", config.vae, dtype=dtype, remat=config.remat)
     params, frozen = {"vae": trained}, {"vae": frozen_vae}
     optim, trained_names = {"vae": config.optim}, {"vae": names}
-    forward = Forward(config, graph, nnx.graphdef(module.decoder.conv_out))
+    forward = Forward(config, graph, nnx.graphdef(model.decoder.conv_out))
     if config.teacher:
         teacher = load_network(network_folder(Path(config.teacher), "vae"), "vae", dtype, dtype)
         encode, frozen["teacher"] = _teacher_encoder(teacher, config)
@@ -67,26 +68,28 @@ def make_stage(config: VAETrainConfig) -> Stage:
         folder = Path(config.lpips) if config.lpips else None
         lpips = load_lpips("vgg16", folder, dtype, remat=config.remat)
         frozen["lpips"] = lpips.params
-        forward = dataclasses.replace(forward, lpips=lpips)
+        forward = dataclasses.replace(forward, lpips=lpips.graph)
     if config.loss.gan:
         judge = init_network("discriminator", config.discriminator, config.seed + 1, dtype=dtype)
         params["discriminator"] = judge.params
         optim["discriminator"] = config.discriminator_optim
         trained_names["discriminator"] = parameter_names(judge.params)
-        forward = dataclasses.replace(forward, discriminator=judge)
+        forward = dataclasses.replace(forward, discriminator=judge.graph)
 
     def export(params, frozen, folder: Path) -> None:
-        """Writes the whole VAE as a diffusers folder."""
+        """Writes the whole VAE as a diffusers folder, with the encoder that it started with where
+        that was not trained (stage 1)."""
         whole = nnx.as_pure(nnx.state(nnx.merge(graph, params["vae"], frozen["vae"])))
-        tensors = params_to_torch(module, whole)
-        save_network(folder, "vae", config.vae, tensors, "float32")
+        save_network(folder, "vae", config.vae, params_to_torch(model, whole), "float32")
 
     return Stage(
-        params=params,
-        frozen=frozen,
+        # To the host: the loop places them, and nothing else may keep them on a device.
+        params=jax.device_get(params),
+        frozen=jax.device_get(frozen),
         optim=optim,
         gradients=forward.gradients,
         preview=forward.preview,
+        exports=("vae",),
         export=export,
         result=Path("model") / "vae",
         trained=trained_names,
@@ -105,18 +108,19 @@ def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable
             f"--config.teacher compresses {teacher.config.downsampling} times and the VAE "
             f"{config.vae.downsampling} times: the teacher must compress a whole multiple."
         )
-    module = teacher(teacher.params)
+    module, channels = teacher(teacher.params), config.vae.latent_channels
+    interpolate = teacher.config.latent_channels != channels
     del module.decoder, module.post_quant_conv  # their memory is not needed
     graph, params = nnx.split(module)
 
     def encode(params, image):
-        batch, height, width, channels = image.shape
         if ratio > 1:
-            size = (batch, ratio * height, ratio * width, channels)
+            batch, height, width, colors = image.shape
+            size = (batch, ratio * height, ratio * width, colors)
             image = jax.image.resize(image, size, "bicubic")
         mean, logvar, features = nnx.merge(graph, params).encode(image)
-        if teacher.config.latent_channels != config.vae.latent_channels:
-            shape = (*mean.shape[:-1], config.vae.latent_channels)
+        if interpolate:
+            shape = (*mean.shape[:-1], channels)
             mean, logvar = (jax.image.resize(x, shape, "linear") for x in (mean, logvar))
         return mean, logvar, features
 
@@ -132,16 +136,16 @@ class Forward:
       graph: of the VAE, for `nnx.merge(graph, trained, frozen)`.
       last_graph: of its last convolution.
       encode_teacher: function (params, image [B, H, W, 3]) -> (mean, log-variance, features).
-      lpips: network of the perceptual loss.
-      discriminator: network of the adversarial loss.
+      lpips: of the perceptual loss's network.
+      discriminator: of the adversarial loss's network.
     """
 
     config: VAETrainConfig
     graph: nnx.GraphDef
     last_graph: nnx.GraphDef
     encode_teacher: Callable | None = None
-    lpips: Network | None = None
-    discriminator: Network | None = None
+    lpips: nnx.GraphDef | None = None
+    discriminator: nnx.GraphDef | None = None
 
     def gradients(self, params, frozen, batch, key, step):
         """Gradients of the VAE and, with a GAN, of the discriminator.
@@ -209,18 +213,20 @@ class Forward:
     def _reconstruction(self, output, image, frozen):
         if self.lpips is None:
             return reconstruction_loss(output, image)
-        perceptual = self.lpips(frozen["lpips"])
+        perceptual = nnx.merge(self.lpips, frozen["lpips"])
         return reconstruction_loss(output, image, perceptual, self.config.loss.lpips)
 
     def _with_discriminator(self, params, features, last, output, image, cotangent):
         """Adds the adversarial term to the gradient of the output, and trains its judge."""
-        judge = self.discriminator
+
+        def judge(params, images):
+            return nnx.merge(self.discriminator, params)(images)
 
         def fool(output):
-            return generator_loss(judge(params)(output))[0]
+            return generator_loss(judge(params, output))[0]
 
         def tell_apart(params):
-            return discriminator_loss(judge(params)(image), judge(params)(output))
+            return discriminator_loss(judge(params, image), judge(params, output))
 
         generator, towards_real = jax.value_and_grad(fool)(output)
         weight = self.config.loss.gan * adaptive_weight(

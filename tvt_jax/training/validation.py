@@ -11,7 +11,7 @@ from tvt_jax.data.pictures import BadPicture, decode_picture
 from tvt_jax.data.sources import list_pictures, read_file
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.metrics import lpips, psnr, ssim
-from tvt_jax.parallel import put_batch, replicated
+from tvt_jax.parallel import batch_sharding, put_state, replicated
 from tvt_jax.training.state import Stage
 from tvt_jax.weights.lpips import load_lpips
 
@@ -44,8 +44,7 @@ class Validation:
     def __call__(self, params, frozen) -> tuple[dict[str, float], list[np.ndarray]]:
         """Runs the networks on all photographs.
 
-        Returns: (averages by metric, for each shown photograph output and target side by side,
-          [H, 2 W, 3] uint8).
+        X
         """
         values, shown = [], []
         # One photograph for each device at a time, so that all batches have one shape.
@@ -53,14 +52,14 @@ class Validation:
         for first in range(0, len(self._targets), size):
             targets = self._targets[first : first + size]
             padded = np.stack([*targets, *targets[-1:] * (size - len(targets))])
-            share = padded[jax.process_index() :: jax.process_count()]
-            pixels = {"hr": share.astype(np.float32) / 127.5 - 1.0}
-            outputs = jax.device_get(self._preview(params, frozen, put_batch(pixels, self._mesh)))
+            pixels = padded.astype(np.float32) / 127.5 - 1.0
+            batch = {"hr": put_state(pixels, batch_sharding(self._mesh))}
+            outputs = jax.device_get(self._preview(params, frozen, batch))
             for output, target in zip(outputs, targets, strict=False):
                 restored = np.clip(np.round((output + 1.0) * 127.5), 0, 255).astype(np.uint8)
                 values.append(self._measure(restored, target))
                 if len(shown) < self._pictures:
-                    shown.append(np.concatenate([restored, target], axis=1))
+                    shown.append(np.concatenate([target, restored, target], axis=1))
         return {name: float(np.mean([v[name] for v in values])) for name in values[0]}, shown
 
     def _measure(self, image: np.ndarray, target: np.ndarray) -> dict[str, float]:

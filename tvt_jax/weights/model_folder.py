@@ -203,7 +203,8 @@ def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
         them.
 
     Raises:
-      UserError: the folder's configuration differs, or its weights do not fit.
+      UserError: the folder's configuration differs, its weights do not fit, or a part in `keep`
+        does not exist.
     """
     folder = network_folder(folder, network.kind)
     config, tensors = open_network(folder, network.kind)
@@ -222,6 +223,9 @@ def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
         for name, array in params_to_torch(model, network.params).items()
         if name.startswith(tuple(f"{part}." for part in keep))
     }
+    unknown = [part for part in keep if not any(name.startswith(f"{part}.") for name in kept)]
+    if unknown:
+        raise UserError(f"--config.fresh: this network has no {', '.join(unknown)}.")
     both = Tensors(
         str(folder),
         {n: tensors.shape(n) for n in tensors} | {n: a.shape for n, a in kept.items()},
