@@ -43,6 +43,7 @@ def main(argv: list[str]) -> None:
         # here in one line.
         logging.set_verbosity(logging.FATAL)
         python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
+        sys.unraisablehook = _report
 
         from tvt_jax.compilation import enable_compilation_cache
         from tvt_jax.parallel import start_processes
@@ -52,6 +53,15 @@ def main(argv: list[str]) -> None:
             start_processes()
         enable_compilation_cache()
         train(config, Path(_WORKDIR.value), quiet=_QUIET.value)
+
+
+def _report(failure) -> None:
+    """Prints what was raised where nobody can catch it, unless it only follows from another error.
+
+    After a save that failed, TensorStore's threads still report to an event loop that is closed.
+    """
+    if str(failure.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(failure)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from tvt_jax.training.loop import train
 
 ROOT = Path(__file__).parent.parent.parent
 # What a resumed run must repeat; speed and memory are left out.
+STEPS = 60  # of the runs that are interrupted at step 7: enough for the signal to arrive in time
 EXACT = ("step", "loss", "l1", "grad_norm/vae", "learning_rate/vae", "skipped")
 
 
@@ -46,8 +48,10 @@ def test_metrics_are_logged_for_every_step(finished):
     assert abs(lines[-1]["learning_rate/vae"] - 1e-3) < 1e-9
     for line in lines:
         assert np.isfinite(line["loss"]) and line["grad_norm/vae"] > 0
-        assert line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1
         assert line["peak_memory_gib"] > 0.05 and line["skipped"] == 0
+    assert "images_per_second" not in lines[0]  # it holds the compilation
+    for line in lines[1:]:
+        assert line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1
 
 
 def test_validation_is_logged_with_pictures(finished):
@@ -120,19 +124,19 @@ def exact(workdir):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
-    run_command(workdir, "--config.steps=14")
+    run_command(workdir, f"--config.steps={STEPS}")
     return workdir
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "terminate"])
 def test_an_interrupted_run_ends_bit_identical(tmp_path, number, uninterrupted):
-    process = run_command(tmp_path, "--config.steps=14", wait=False)
+    process = run_command(tmp_path, f"--config.steps={STEPS}", wait=False)
     wait_for_step(process, tmp_path, 7)
     process.send_signal(number)
     process.wait()
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     assert not (tmp_path / "model").exists()
-    run_command(tmp_path, "--config.steps=14")
+    run_command(tmp_path, f"--config.steps={STEPS}")
     want, got = read_weights(uninterrupted), read_weights(tmp_path)
     assert set(got) == set(want)
     for name in want:
@@ -177,12 +181,16 @@ jax.config.update("jax_num_cpu_devices", int(devices))
 from pathlib import Path
 from tests.training.small_run import small_config
 from tvt_jax import parallel
-from tvt_jax.config import MeshConfig
+from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
+from tvt_jax.config import MeshConfig, ValidationConfig
 from tvt_jax.training.loop import train
 if "JAX_PROCESS_ID" in os.environ:
     parallel.start_processes()
 parallel._MIN_SPLIT_ELEMENTS = 8  # split even the small arrays of this test
-settings = small_config(steps=4, ema_decay=0.9, mesh=MeshConfig(int(data), int(fsdp)))
+settings = small_config(
+    steps=4, ema_decay=0.9, mesh=MeshConfig(int(data), int(fsdp)),
+    validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=1, crop=32, lpips=False),
+)
 settings.data.batch_size = 8
 if len(sys.argv) > 5:
     settings.steps = int(sys.argv[5])
@@ -208,7 +216,12 @@ def on_one_device(tmp_path_factory):
 
 
 def losses(workdir):
-    return [line["loss"] for line in read_metrics(workdir)]
+    """Losses and validation PSNR of every step."""
+    validation = read_metrics(workdir, "validation/psnr")
+    return [
+        (line["loss"], other["validation/psnr"])
+        for line, other in zip(read_metrics(workdir), validation, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("mesh", [(8, 1), (2, 4)], ids=["data", "fsdp"])
@@ -295,6 +308,8 @@ TINY = ("--config", "configs/stage2.py:tiny")
         ([*TINY, "--config.data.crop=63"], "not a multiple"),
         ([*TINY, "--config.init_vae=configs"], "not a vae folder"),
         ([*TINY, "--config.steps=0"], "must be positive"),
+        ([*TINY, "--config.seed=-1"], "must not be negative"),
+        ([*TINY, "--config.fresh=('encodr',)"], "no encodr"),
         ([*TINY, "--config.mesh.data=3"], "does not fit"),
         ([*TINY, "--config.accumulate=3"], "not a multiple"),
         ([*TINY, "--config.latents=teacher"], "--config.teacher=..."),
@@ -352,39 +367,118 @@ def test_meshes_that_do_not_fit_are_refused(tmp_path):
         train(small_config(mesh=MeshConfig(data=-1, fsdp=2)), tmp_path, quiet=True)
 
 
-def test_a_full_disk_is_said_and_earlier_checkpoints_stay(tmp_path, monkeypatch):
-    """The disk fills up at the third save."""
-    import orbax.checkpoint as ocp
-
-    real, saves = ocp.CheckpointManager.save, []
-
-    def save(self, step, *arguments, **options):
-        saves.append(step)
-        if len(saves) == 3:
-            raise OSError(28, "No space left on device")
-        return real(self, step, *arguments, **options)
-
-    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
-    with pytest.raises(UserError, match="cannot write a checkpoint .*No space left"):
-        train(small_config(checkpoint_every=1), tmp_path, quiet=True)
-    monkeypatch.undo()
-    assert train(small_config(checkpoint_every=1), tmp_path, quiet=True).is_dir()
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv = ["train", *sys.argv[2:]]
+runpy.run_module("tvt_jax.train", run_name="__main__")
+"""
 
 
-def test_the_step_is_compiled_once_and_moves_nothing_behind_our_back(tmp_path, monkeypatch):
-    """Every step of a run goes through one compiled program, without implicit transfers."""
-    calls, real = [], loop._compile
+@pytest.mark.parametrize(
+    ("limit", "every"), [(20_000, 1000), (100_000, 3)], ids=["logs", "checkpoint"]
+)
+def test_a_disk_that_is_full_is_one_line_and_loses_nothing(tmp_path, limit, every):
+    """Files that cannot grow, as on a full disk: met by the logs, or by the checkpoint's thread."""
+    run_command(tmp_path, "--config.steps=3")  # one good checkpoint
+    (tmp_path / "model").rename(tmp_path / "earlier_result")
+    command = [
+        sys.executable, "-c", LIMITED, str(limit), *TINY, "--workdir", str(tmp_path),
+        "--config.data.crop=32", "--config.data.batch_size=2", "--config.log_every=1",
+        f"--config.checkpoint_every={every}", "--config.validation.folder=", "--config.steps=200",
+        "--quiet",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "cannot write" in done.stderr
+    run_command(tmp_path, "--config.steps=4")
+    assert (tmp_path / "model" / "vae" / "config.json").is_file()
+
+
+def test_a_second_signal_does_not_break_the_last_save(tmp_path):
+    process = run_command(tmp_path, "--config.steps=100000", wait=False)
+    wait_for_step(process, tmp_path, 4)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    assert process.returncode == 0, process.stderr.read()
+    saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert saved == read_metrics(tmp_path)[-1]["step"]
+
+
+@pytest.mark.parametrize("item", ["state", "run"])
+def test_a_checkpoint_that_was_cut_off_is_named(tmp_path, item):
+    train(small_config(), tmp_path, quiet=True)
+    files = [p for p in (tmp_path / "checkpoints" / "6" / item).rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with pytest.raises(UserError, match="checkpoint 6 .* cannot be read .* remove its folder") as e:
+        train(small_config(steps=9), tmp_path, quiet=True)
+    assert len(str(e.value).splitlines()) == 1
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    train(small_config(steps=9), tmp_path, quiet=True)
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, 10))
+
+
+def test_other_frozen_weights_are_another_run(tmp_path):
+    """A decoder that was trained anew under the same path must not slip into a resumed run."""
+    first = small_config(init_vae=str(tmp_path / "a" / "model"), fresh=("encoder", "quant_conv"))
+    train(small_config(), tmp_path / "a", quiet=True)
+    train(first, tmp_path / "run", quiet=True)
+    train(dataclasses.replace(first, steps=7), tmp_path / "run", quiet=True)
+    shutil.rmtree(tmp_path / "a")
+    train(small_config(seed=1), tmp_path / "a", quiet=True)
+    with pytest.raises(UserError, match="another run .*frozen"):
+        train(dataclasses.replace(first, steps=9), tmp_path / "run", quiet=True)
+
+
+def test_buckets_are_no_workdir(tmp_path):
+    with pytest.raises(UserError, match="mount the bucket"):
+        train(small_config(), Path("gs://bucket/run"), quiet=True)
+
+
+def test_weights_are_on_the_devices_once(tmp_path, monkeypatch):
+    """When the step is compiled, nothing but its arguments and a few scalars is in memory."""
+    excess, real = [], loop._compile
 
     def counted(*arguments):
-        compiled = real(*arguments)
-        calls.append(compiled)
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[3]))
+        before_test = sum(a.nbytes for a in there)
+        excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
+        return real(*arguments)
 
-        def guarded(*inputs):
+    monkeypatch.setattr(loop, "_compile", counted)
+    there = jax.live_arrays()
+    train(small_config(), tmp_path, quiet=True)
+    assert excess[0] < 4096
+
+
+def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
+    """Counts the compiler's events between batches; implicit transfers are refused in the step."""
+    events, at_batch, real_put, real_compile = [], [], loop.put_batch, loop._compile
+
+    def listen(name, seconds, **_):
+        if "backend_compile" in name:
+            events.append(name)
+
+    def put_batch(*arguments):
+        at_batch.append(len(events))
+        return real_put(*arguments)
+
+    def guarded_compile(*arguments):
+        compiled = real_compile(*arguments)
+
+        def step(*inputs):
             with jax.transfer_guard("disallow"):
                 return compiled(*inputs)
 
-        return guarded
+        return step
 
-    monkeypatch.setattr(loop, "_compile", counted)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    monkeypatch.setattr(loop, "put_batch", put_batch)
+    monkeypatch.setattr(loop, "_compile", guarded_compile)
     train(small_config(), tmp_path, quiet=True)
-    assert len(calls) == 1
+    assert events and at_batch[0] < at_batch[1]
+    assert len(set(at_batch[1:])) == 1

@@ -315,6 +315,9 @@ def test_missing_lpips_weights_are_named_with_the_command(tmp_path):
         (dict(ema_decay=1.0), "ema_decay"),
         (dict(dtype="float16"), "float16 is not float32 or bfloat16"),
         (dict(optim=OptimConfig(schedule="linear")), "linear is not constant or cosine"),
+        (dict(optim=OptimConfig(warmup_steps=-5)), "warmup_steps=-5 must not be negative"),
+        (dict(loss=VAELossConfig(gan=1.0)), "data.crop=16 is too small for the discriminator"),
+        (dict(loss=VAELossConfig(lpips=-1.0)), "lpips must not be negative"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, match):

@@ -114,16 +114,16 @@ def _run_steps(
                 step_fn = _compile(stage, config, mesh, (state, frozen, batch, key), say)
             state, metrics = step_fn(state, frozen, batch, key)
             # The step before is read only now, while the device works on this one.
-            _read(log, pending, config)
+            _read(log, pending, config, waited)
             done += 1
-            pending = StepRecord(done, metrics, waited)
+            pending = StepRecord(done, metrics)
             with log.pause():
                 checkpoints.save(done, state, run)
                 if validation is not None and (
                     done % config.validation.every == 0 or done == config.steps
                 ):
                     log.write_validation(done, *validation(state.best, frozen))
-        _read(log, pending, config)
+        _read(log, pending, config, waited=0.0)
     except UserError:
         # The state is good: what failed is data, disk or the loss. Keep as much as can be kept.
         with contextlib.suppress(UserError):
@@ -173,12 +173,15 @@ def _compile(
     return compiled
 
 
-def _read(log: MetricsLog, record: StepRecord | None, config: TrainConfig) -> None:
-    """Fetches the metrics of a step, logs them when they are due, and stops a hopeless run."""
+def _read(log: MetricsLog, record: StepRecord | None, config: TrainConfig, waited: float) -> None:
+    """Fetches the metrics of a step, logs them when they are due, and stops a hopeless run.
+
+    `waited` is how long the next step's batch took, which was fetched meanwhile, in seconds.
+    """
     if record is None:
         return
     values = {name: float(value) for name, value in jax.device_get(record.metrics).items()}
-    log.finished(record, values, config.data.batch_size)
+    log.finished(record.step, values, config.data.batch_size, waited)
     if record.step == 1 or record.step % config.log_every == 0 or record.step == config.steps:
         log.write(record.step, values)
     if values["skipped_in_row"] >= config.max_skipped:

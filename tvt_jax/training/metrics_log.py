@@ -26,12 +26,10 @@ class StepRecord:
     Attributes:
       step: its number, from 1.
       metrics: scalars that may still be under way on the device.
-      waited: seconds that the loop waited for its batch.
     """
 
     step: int
     metrics: dict[str, jax.Array]
-    waited: float
 
 
 class MetricsLog:
@@ -85,15 +83,22 @@ class MetricsLog:
             if kind is None:  # else what went wrong first is more telling
                 raise self._error(error) from error
 
-    def finished(self, record: StepRecord, metrics: dict[str, float], images: int) -> None:
-        """Counts a step of `images` images that has just ended towards speed; moves the bar."""
+    def finished(self, step: int, metrics: dict[str, float], images: int, waited: float) -> None:
+        """Counts a step that has just ended towards speed, and moves the bar.
+
+        Args:
+          step: its number.
+          metrics: its scalars.
+          images: its batch size.
+          waited: seconds since the step before in which there was no batch to go on with.
+        """
         now = time.perf_counter()
         if self._clock is not None:  # the first step has no beginning that could be told
             self._seconds += now - self._clock
-            self._waited += record.waited
+            self._waited += waited
             self._images += images
         self._clock = now
-        self._bar.update(self._task, completed=record.step, shown=f"loss {metrics['loss']:.4f}")
+        self._bar.update(self._task, completed=step, shown=f"loss {metrics['loss']:.4f}")
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
