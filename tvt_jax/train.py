@@ -9,6 +9,7 @@ command again to resume. On several machines, start it on each with `--distribut
 import logging as python_logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.FATAL)
         python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
         sys.unraisablehook = _report
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
         from tvt_jax.compilation import enable_compilation_cache
         from tvt_jax.parallel import start_processes

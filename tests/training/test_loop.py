@@ -403,7 +403,8 @@ def test_a_second_signal_does_not_break_the_last_save(tmp_path):
     while process.poll() is None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.02)
-    assert process.returncode == 0, process.stderr.read()
+    # -15: one of them met Python's own shutdown, when everything was done.
+    assert process.returncode in (0, -signal.SIGTERM), process.stderr.read()
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
     assert saved == read_metrics(tmp_path)[-1]["step"]
 
