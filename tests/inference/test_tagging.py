@@ -14,12 +14,16 @@ import torch
 
 from tests.support import ram_files
 from tests.support.parity import max_difference
+from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
+from tvt_jax.config import DataConfig
+from tvt_jax.data.sources import open_sources
 from tvt_jax.errors import UserError
 from tvt_jax.infer import infer
-from tvt_jax.inference.image_files import write_image
+from tvt_jax.inference.image_files import read_image, write_image
 from tvt_jax.inference.tag_files import TagFile
 from tvt_jax.inference.tagging import _class_probabilities, load_tagger, resize
 from tvt_jax.inference.upscaler import Upscaler
+from tvt_jax.prepare import prepare
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ram_files.golden()
@@ -355,3 +359,15 @@ def test_tokens_and_the_tagger_need_no_torch(tagging_model):
     command = [sys.executable, "-c", WITHOUT_TORCH, str(tagging_model)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout == "(1, 77)\n"
+
+
+def test_prepare_stores_the_taggers_words(tagger_models, tmp_path):
+    """`prepare --tag-with MODEL`: each shard record has what `tag` says of its picture."""
+    model = tagger_models["ram"]
+    prepare([str(HELDOUT_PHOTOGRAPHS)], str(tmp_path / "shards"), tag_with=model, quiet=True)
+    [source] = open_sources(DataConfig(train=str(tmp_path / "shards")))
+    stored = {Path(s.name).stem: s.tags for s in map(source.read, range(len(source)))}
+    paths = sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
+    words = load_tagger(model)([read_image(path) for path in paths])
+    assert sum(map(len, words)) > 0
+    assert stored == {path.stem: tuple(w) for path, w in zip(paths, words, strict=True)}
