@@ -1,5 +1,9 @@
 """Every backend against the plain formula in float64, values and gradients."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +130,31 @@ def test_the_tpu_kernel_computes_the_same():
     with pltpu.force_tpu_interpret_mode():
         got = dot_product_attention(*qkv, backend="pallas")
     assert max_difference(got, reference(*qkv)) < TOLERANCE
+
+
+SHARDED = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_default_matmul_precision", "highest")
+from jax.experimental.pallas import tpu as pltpu
+from tests.models.test_attention import TOLERANCE, inputs, reference
+from tests.support.parity import max_difference
+from tvt_jax.config import MeshConfig
+from tvt_jax.models.attention import dot_product_attention
+from tvt_jax.parallel import batch_sharding, make_mesh
+mesh = make_mesh(MeshConfig(2, 2))
+for batch in (4, 3):  # samples that the devices can share, and some that they cannot
+    qkv = inputs(200, 77, width=64, batch=batch, heads=1)
+    placed = jax.device_put(qkv, batch_sharding(mesh)) if batch == 4 else qkv
+    with pltpu.force_tpu_interpret_mode(), jax.set_mesh(mesh):
+        got = jax.jit(lambda *a: dot_product_attention(*a, backend="pallas"))(*placed)
+    assert max_difference(got, reference(*qkv)) < TOLERANCE
+"""
+
+
+def test_the_tpu_kernel_runs_on_each_device_for_its_samples():
+    root = Path(__file__).parent.parent.parent
+    subprocess.run([sys.executable, "-c", SHARDED], check=True, cwd=root)
 
 
 def test_unknown_backends_are_refused():

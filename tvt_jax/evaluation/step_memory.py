@@ -69,7 +69,8 @@ def tpu_step_memory(config: VAETrainConfig, topology: str, quick: bool) -> StepM
             jax.config.update("jax_exec_time_optimization_effort", -1.0)
         start = time.perf_counter()
         try:
-            compiled = step.lower(*arguments).compile()
+            with jax.set_mesh(mesh):
+                compiled = step.lower(*arguments).compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

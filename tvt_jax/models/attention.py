@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 # Up to this many scores a head (8 MiB) the plain formula is as fast as any and its matrix is small:
 # self-attention of 1,448 tokens, or cross-attention of 16,384 tokens to 77 of text.
@@ -186,6 +187,26 @@ _attend_one_head.defvjp(_attend_forward, _attend_backward)
 
 
 def _pallas_flash(query, key, value):
+    """The TPU flash kernel, on each device for its own samples.
+
+    The compiler cannot split a kernel over devices by itself; which mesh there is it learns from
+    `jax.set_mesh`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return _pallas_flash_on_one_device(query, key, value)
+    divides = query.shape[0] % mesh.size == 0
+    samples = PartitionSpec(mesh.axis_names) if divides else PartitionSpec()
+    return jax.shard_map(
+        _pallas_flash_on_one_device,
+        mesh=mesh,
+        in_specs=(samples,) * 3,
+        out_specs=samples,
+        check_vma=False,  # the kernel does not say how its output varies over devices
+    )(query, key, value)
+
+
+def _pallas_flash_on_one_device(query, key, value):
     """The TPU flash kernel of jax.experimental.pallas; lengths are padded and masked."""
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
 

@@ -156,7 +156,8 @@ def _compile(
         in_shardings=shardings,
         out_shardings=(shardings[0], replicated(mesh)),
     )
-    compiled = step.lower(*arguments).compile()
+    with jax.set_mesh(mesh):
+        compiled = step.lower(*arguments).compile()
     needed = check_fits(
         compiled,
         "a training step",

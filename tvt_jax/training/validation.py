@@ -54,7 +54,8 @@ class Validation:
             padded = np.stack([*targets, *targets[-1:] * (size - len(targets))])
             pixels = padded.astype(np.float32) / 127.5 - 1.0
             batch = {"hr": put_state(pixels, batch_sharding(self._mesh))}
-            outputs = jax.device_get(self._preview(params, frozen, batch))
+            with jax.set_mesh(self._mesh):
+                outputs = jax.device_get(self._preview(params, frozen, batch))
             for output, target in zip(outputs, targets, strict=False):
                 restored = np.clip(np.round((output + 1.0) * 127.5), 0, 255).astype(np.uint8)
                 values.append(self._measure(restored, target))
