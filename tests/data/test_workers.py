@@ -40,12 +40,17 @@ def without_workers(folder):
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_number_of_workers_does_not_matter(folder, without_workers, workers):
-    before, lines = set(os.listdir("/dev/shm")), []
+    before, lines = shared_blocks(), []
     got = take(30, settings(folder, workers=workers), start=11, report=lines.append)
     assert_equal(got, without_workers[11:41])
     assert {line.split("/")[-1].split(":")[0] for line in lines} == {"damaged.jpg", "small.png"}
     assert not multiprocessing.active_children()
-    assert set(os.listdir("/dev/shm")) <= before
+    assert shared_blocks() <= before
+
+
+def shared_blocks():
+    """Names of the blocks of shared memory that Python programs hold."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
 
 
 _TRAINER = """
