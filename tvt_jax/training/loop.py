@@ -113,9 +113,9 @@ def _run_steps(
             if step_fn is None:
                 step_fn = _compile(stage, config, mesh, (state, frozen, batch, key), say)
             state, metrics = step_fn(state, frozen, batch, key)
+            done += 1  # at once: what fails from here on saves the new state under its own step
             # The step before is read only now, while the device works on this one.
             _read(log, pending, config, waited)
-            done += 1
             pending = StepRecord(done, metrics)
             with log.pause():
                 checkpoints.save(done, state, run)

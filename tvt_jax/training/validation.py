@@ -44,7 +44,12 @@ class Validation:
     def __call__(self, params, frozen) -> tuple[dict[str, float], list[np.ndarray]]:
         """Runs the networks on all photographs.
 
-        X
+        Args:
+          params: trained parameters keyed by network, on the mesh.
+          frozen: the rest, likewise.
+
+        Returns: (averages by metric; for each shown photograph the networks' input, output and
+          target side by side, [H, 3 W, 3] uint8).
         """
         values, shown = [], []
         # One photograph for each device at a time, so that all batches have one shape.
