@@ -162,8 +162,8 @@ class TorchRestoration:
     here: all adapters, and the generator's full parts. `lpips` maps two batches [B, 3, H, W] in
     [-1, 1] to distances.
 
-    Choose sizes with 2x2 pixels or more at the deepest level of all the UNets: at one pixel, a norm
-    of one channel a group returns magnified rounding errors, and self-attention has no gradient.
+    Choose sizes with 2x2 pixels or more at the deepest level of all the UNets: self-attention over
+    one pixel has no gradient in its queries and keys but rounding errors, which Adam magnifies.
     Set `torch.set_num_threads(1)` on a busy machine: the many small layers wait for threads.
     """
 
