@@ -9,7 +9,8 @@ where its own ratio has a gradient S times as large, and the limit 1e4, which it
 `kl_loss` and `adaptive_weight` divide by S, and latent diffusion's weights (1e-6 for KL, 0.5 for
 the discriminator) mean here what they mean there. Adam does not see the common factor, apart from
 its epsilon; a norm that gradients are clipped to does.
-Source: latent-diffusion `LPIPSWithDiscriminator`; paper equations 2 and 4.
+Source: latent-diffusion `LPIPSWithDiscriminator`; paper equations 2 and 4. For restoration: OSEDiff
+  (`osediff.py`), whose losses the paper takes over.
 """
 
 import jax
@@ -118,3 +119,46 @@ def adaptive_weight(features, kernel_shape, rec_cotangent, gen_cotangent):
     gen_norm = jnp.sqrt(jnp.sum(jnp.square(gradient[..., outputs:])))
     limit = _MAX_RATIO / (rec_cotangent.size // rec_cotangent.shape[0])
     return jax.lax.stop_gradient(jnp.clip(rec_norm / (gen_norm + _RATIO_EPS), 0.0, limit))
+
+
+def restoration_loss(output, target, perceptual=None, perceptual_weight=2.0, l2_weight=1.0):
+    """Mean squared error of a restored image and, if asked, its perceptual distance.
+
+    Args:
+      output, target: [B, H, W, 3] in [-1, 1].
+      perceptual: function of (output, target) that returns distances [B]; LPIPS.
+      perceptual_weight, l2_weight: of the two terms.
+
+    Returns: (scalar float32, {"l2", and "lpips" with `perceptual`}, without their weights).
+    """
+    l2 = jnp.mean(jnp.square(output.astype(jnp.float32) - target.astype(jnp.float32)))
+    if perceptual is None:
+        return l2_weight * l2, {"l2": l2}
+    distance = jnp.mean(perceptual(output, target))
+    return l2_weight * l2 + perceptual_weight * distance, {"l2": l2, "lpips": distance}
+
+
+def vsd_loss(latent, fake, real):
+    """Variational score distillation: moves latents to where the teacher finds them likelier.
+
+    Its gradient at the latent is (fake - real) / mean |latent - real| of each sample, up to the
+    factor 2 / elements of a mean square; its value has the size of that gradient.
+
+    Args:
+      latent: [N, h, w, C] float32, what the generator made.
+      fake, real: likewise, the clean latents that the critic and the teacher see in it when noise
+        is added. No gradient flows into them.
+
+    Returns: (scalar float32, {"vsd": the same}).
+    Source: OSEDiff `distribution_matching_loss`.
+    """
+    latent, fake, real = (x.astype(jnp.float32) for x in (latent, fake, real))
+    distance = jnp.mean(jnp.abs(latent - real), axis=(1, 2, 3), keepdims=True)
+    wanted = jax.lax.stop_gradient(latent - (fake - real) / distance)
+    loss = jnp.mean(jnp.square(latent - wanted))
+    return loss, {"vsd": loss}
+
+
+def denoising_loss(predicted, noise):
+    """Mean squared error of predicted noise; both [N, h, w, C]. Returns a scalar float32."""
+    return jnp.mean(jnp.square(predicted.astype(jnp.float32) - noise.astype(jnp.float32)))

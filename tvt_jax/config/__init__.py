@@ -31,7 +31,14 @@ from tvt_jax.config.paper import (
     UNETS,
     VAE_D4,
     VAE_D8,
+    VAE_ENCODER_LORA,
     VAES,
+)
+from tvt_jax.config.restoration import (
+    GENERATORS,
+    NEGATIVE_PROMPT,
+    RestorationLossConfig,
+    RestorationTrainConfig,
 )
 from tvt_jax.config.training import (
     PAIR_LAYOUTS,
@@ -52,16 +59,20 @@ __all__ = [
     "DegradationConfig",
     "DegradationPass",
     "DiscriminatorConfig",
+    "GENERATORS",
     "LPIPSConfig",
     "LPIPS_NETS",
     "LoRAConfig",
     "MILD",
     "MeshConfig",
+    "NEGATIVE_PROMPT",
     "OptimConfig",
     "PAIR_LAYOUTS",
     "PRUNED_UNET",
     "QUALITY_WORDS",
     "RAM_SWIN_LARGE",
+    "RestorationLossConfig",
+    "RestorationTrainConfig",
     "SD21_TEXT_ENCODER",
     "SD21_UNET",
     "STRONG",
@@ -77,6 +88,7 @@ __all__ = [
     "VAETrainConfig",
     "VAE_D4",
     "VAE_D8",
+    "VAE_ENCODER_LORA",
     "ValidationConfig",
     "read_config",
 ]

@@ -418,8 +418,8 @@ class LoRAConfig:
 
     @property
     def scale(self) -> float:
-        """Factor on the product of the two adapter matrices."""
-        return self.alpha / self.rank
+        """Factor on the product of the two adapter matrices; 0 without adapters."""
+        return self.alpha / self.rank if self.rank else 0.0
 
 
 def _check_groups(widths: tuple[int, ...], groups: int) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from tvt_jax.config.networks import (
+    LoRAConfig,
     LPIPSConfig,
     TaggerConfig,
     TextEncoderConfig,
@@ -64,6 +65,11 @@ RAM_SWIN_LARGE = TaggerConfig(
     num_hidden_layers=2,
     num_attention_heads=4,
     intermediate_size=3072,
+)
+# The adapters of a VAE's encoder in OSEDiff, the setting of ablation S1.
+VAE_ENCODER_LORA = LoRAConfig(
+    targets=("conv", "to_k", "to_q", "to_v", "to_out.0"),
+    excluded=("norm", "decoder", "post_quant_conv"),
 )
 # The trunks of LPIPS, by torchvision's names: VGG16 is trained with, both are evaluated with.
 LPIPS_NETS = {

@@ -93,9 +93,14 @@ class DataConfig:
 
 @dataclasses.dataclass
 class ValidationConfig:
-    """Photographs that are measured while training, never trained on."""
+    """Photographs that are measured while training, never trained on.
 
-    folder: str = ""  # empty: no validation
+    Where the run restores, their low resolution is made by the run's degradation, the same every
+    time, or is that of real pairs.
+    """
+
+    folder: str = ""  # of photographs or shards; empty: no validation
+    lr: str = ""  # folder of the real LR pictures of `folder`
     every: int = 5000  # steps
     crop: int = 256  # side of the crop from the middle of each photograph, px
     lpips: bool = True  # also measure the perceptual distance; needs its weights
@@ -133,6 +138,8 @@ class TrainConfig:
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
+    # Fields that say where weights are. A resumed run may find the same weights elsewhere.
+    PATHS: ClassVar[tuple[str, ...]] = ("lpips",)
     # What to say of a field in `required` that is empty.
     HINTS: ClassVar[Mapping[str, str]] = {"data.train": "a folder of photographs"}
 
@@ -205,6 +212,7 @@ class VAETrainConfig(TrainConfig):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     discriminator_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
+    PATHS: ClassVar[tuple[str, ...]] = (*TrainConfig.PATHS, "init_vae", "teacher")
     HINTS: ClassVar[Mapping[str, str]] = {
         **TrainConfig.HINTS,
         "init_vae": "the VAE folder whose decoder stage 1 trained",

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import shutil
 import signal
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +19,12 @@ import grain
 import numpy as np
 from PIL import Image
 
-from tvt_jax.config import QUALITY_WORDS, DataConfig, DegradationConfig
+from tvt_jax.config import QUALITY_WORDS, DataConfig, DegradationConfig, ValidationConfig
 from tvt_jax.data.allocator import keep_freed_memory
 from tvt_jax.data.degradation import degrade, draw_recipe
 from tvt_jax.data.pairs import pair_factor
 from tvt_jax.data.pictures import BadPicture, decode_picture
-from tvt_jax.data.sources import Sample, Source, open_sources
+from tvt_jax.data.sources import Sample, Source, open_source, open_sources
 from tvt_jax.data.worker_process import limit_threads_of_children, start_worker
 from tvt_jax.errors import UserError
 
@@ -79,7 +80,7 @@ def batches(
             f"{count} processes."
         )
     local = config.batch_size // count
-    collate = _Collate(config.tokenizer)
+    collate = Collate(config.tokenizer)
     sources = open_sources(config)
     share = _Share(_samples(sources, config, seed), config.batch_size, index * local, local)
     dataset = _prefetched(share[start * local :], config, local)
@@ -126,6 +127,34 @@ def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapD
         dataset = grain.MapDataset.range(first).shuffle(seed=seeds[1]).repeat()
     reader = _ReadSample(sources, config.crop, config.degradation, with_lr)
     return dataset.random_map(reader, seed=seeds[0])
+
+
+def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
+    """The crops from the middle of the validation photographs, the same every time.
+
+    Args:
+      config: the photographs and the crop.
+      data: the run's; where it has low resolution, these have it too: real, or by its degradation,
+        drawn from the picture's name.
+
+    Returns: samples as of `samples`, not flipped.
+    Raises:
+      UserError: a folder is missing or empty, or a photograph cannot be used.
+    """
+    options = "--config.validation.folder", "--config.validation.lr"
+    source = open_source(config.folder, options[0], config.lr, options[1])
+    with_lr = data.degradation is not None or source.paired
+    read = _ReadSample([source], config.crop, data.degradation, with_lr)
+    found = []
+    for index in range(len(source)):
+        try:
+            found.append(read.middle(source.read(index)))
+        except BadPicture as error:
+            raise UserError(
+                f"{source.name(index)} cannot be used with "
+                f"--config.validation.crop={config.crop}: {error}."
+            ) from error
+    return found
 
 
 class _Share(grain.MapDataset):
@@ -222,8 +251,18 @@ class _ReadSample(grain.transforms.RandomMap):
                 f"{events[-1][2]}. Use larger pictures or a smaller --config.data.crop, or sort "
                 "them out with `python -m tvt_jax.prepare`."
             )
-        prompt = f"{', '.join(sample.tags)}, {QUALITY_WORDS}"
-        return {**element, "prompt": prompt, "events": events}
+        return {**element, "prompt": _prompt(sample), "events": events}
+
+    def middle(self, sample: Sample) -> dict:
+        """Cuts a sample in its middle; its degradation follows from its name."""
+        hr, lr, factor = self._decode(sample, [])
+        top, left = (factor * (room // 2) for room in self._room(hr, factor))
+        rng = np.random.default_rng(zlib.crc32(Path(sample.name).name.encode()))
+        return {
+            **self._crop_at(hr, lr, factor, top, left, False, rng),
+            "prompt": _prompt(sample),
+            "events": [],
+        }
 
     def _locate(self, key: int) -> tuple[Source, int]:
         for source in self._sources:
@@ -236,20 +275,46 @@ class _ReadSample(grain.transforms.RandomMap):
         self, sample: Sample, rng: np.random.Generator, events: list[Event]
     ) -> dict[str, np.ndarray]:
         """Decodes; a random crop, flipped half of the time; LR likewise or by degradation."""
-        crop = self._crop
-        hr, conversions = decode_picture(sample.image, min_side=crop)
+        hr, lr, factor = self._decode(sample, events)
+        rows, columns = self._room(hr, factor)
+        top, left = factor * int(rng.integers(rows + 1)), factor * int(rng.integers(columns + 1))
+        return self._crop_at(hr, lr, factor, top, left, rng.random() < 0.5, rng)
+
+    def _decode(
+        self, sample: Sample, events: list[Event]
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """(HR pixels, real LR pixels if there are, HR pixels per LR pixel)."""
+        hr, conversions = decode_picture(sample.image, min_side=self._crop)
         lr, factor = None, 1
         if self._with_lr and sample.lr is not None:
             lr = decode_picture(sample.lr).pixels
-            factor = _factor_of(hr, lr, crop)
+            factor = _factor_of(hr, lr, self._crop)
             hr = hr[: factor * lr.shape[0], : factor * lr.shape[1]]
         events += [("converted", sample.name, conversion) for conversion in conversions]
-        # In steps of an LR pixel, so that both crops show the same.
-        rows, columns = ((side - crop) // factor for side in hr.shape[:2])
+        return hr, lr, factor
+
+    def _room(self, hr: np.ndarray, factor: int) -> tuple[int, int]:
+        """Places for a crop: rows and columns, in steps of an LR pixel so that both show the same.
+
+        Raises:
+          BadPicture: there is none.
+        """
+        rows, columns = ((side - self._crop) // factor for side in hr.shape[:2])
         if min(rows, columns) < 0:
-            raise BadPicture(f"{hr.shape[1]}x{hr.shape[0]} px, smaller than {crop}")
-        top, left = factor * int(rng.integers(rows + 1)), factor * int(rng.integers(columns + 1))
-        flip = slice(None, None, -1) if rng.random() < 0.5 else slice(None)
+            raise BadPicture(f"{hr.shape[1]}x{hr.shape[0]} px, smaller than {self._crop}")
+        return rows, columns
+
+    def _crop_at(
+        self,
+        hr: np.ndarray,
+        lr: np.ndarray | None,
+        factor: int,
+        top: int,
+        left: int,
+        flipped: bool,
+        rng: np.random.Generator,
+    ) -> dict[str, np.ndarray]:
+        crop, flip = self._crop, slice(None, None, -1 if flipped else 1)
         element = {"hr": np.ascontiguousarray(hr[top : top + crop, left : left + crop][:, flip])}
         if lr is not None:
             box = (left / factor, top / factor, (left + crop) / factor, (top + crop) / factor)
@@ -262,6 +327,10 @@ class _ReadSample(grain.transforms.RandomMap):
         recipe = draw_recipe(self._degradation, rng, *hr.shape[:2])
         _, conditioning = degrade(hr.astype(np.float32) / 255, recipe)
         return np.rint(conditioning * 255).astype(np.uint8)  # it is on these levels already
+
+
+def _prompt(sample: Sample) -> str:
+    return f"{', '.join(sample.tags)}, {QUALITY_WORDS}"
 
 
 def _factor_of(hr: np.ndarray, lr: np.ndarray, crop: int) -> int:
@@ -289,8 +358,12 @@ def _enlarged(lr: np.ndarray, box: tuple[float, float, float, float], size: int)
     return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-class _Collate:
-    """Samples to a batch: stacks, scales to [-1, 1] and tokenizes."""
+class Collate:
+    """Samples to a batch: stacks, scales to [-1, 1] and tokenizes.
+
+    Args:
+      tokenizer: folder of the tokenizer; empty: no tokens.
+    """
 
     def __init__(self, tokenizer: str):
         self._tokenizer = None
@@ -300,6 +373,7 @@ class _Collate:
             self._tokenizer = load_tokenizer(Path(tokenizer))
 
     def __call__(self, elements: list[dict]) -> dict:
+        """Returns {"hr", "lr" if there is one, "tokens" with a tokenizer, "events"} as arrays."""
         batch = {}
         for name in ("hr", "lr"):
             if name in elements[0]:

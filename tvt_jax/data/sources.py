@@ -217,22 +217,27 @@ def open_sources(config: DataConfig) -> list[Source]:
             f"--config.data.train_lr has {len(lr_folders)} folders for {len(folders)} "
             "of --config.data.train."
         )
-    sources = []
-    for number, folder in enumerate(folders):
-        root, option = storage.as_path(folder), "--config.data.train"
-        storage.check_folder(root, option)
-        if (root / MANIFEST).exists():
-            sources.append(ShardSource(folder, option))
-        elif (root / PLAN).exists():
-            raise UserError(
-                f"{option} {folder} is half prepared; run its `python -m tvt_jax.prepare` command "
-                "again to finish it."
-            )
-        else:
-            lr = lr_folders[number] if lr_folders else ""
-            listed = list_pictures(folder, option, lr, "--config.data.train_lr", config.pairs)
-            sources.append(FolderSource(listed))
-    return sources
+    options = "--config.data.train", "--config.data.train_lr"
+    return [
+        open_source(folder, options[0], lr, options[1], config.pairs)
+        for folder, lr in zip(folders, lr_folders or [""] * len(folders), strict=True)
+    ]
+
+
+def open_source(
+    folder: str, option: str, lr_folder: str = "", lr_option: str = "", layout: str = ""
+) -> Source:
+    """Opens a folder of pictures or of shards; arguments and errors as of `list_pictures`."""
+    root = storage.as_path(folder)
+    storage.check_folder(root, option)
+    if (root / MANIFEST).exists():
+        return ShardSource(folder, option)
+    if (root / PLAN).exists():
+        raise UserError(
+            f"{option} {folder} is half prepared; run its `python -m tvt_jax.prepare` command "
+            "again to finish it."
+        )
+    return FolderSource(list_pictures(folder, option, lr_folder, lr_option, layout))
 
 
 def _split(folders: str) -> list[str]:

@@ -71,7 +71,7 @@ def add_lora(model: nnx.Module, config: LoRAConfig, rngs: InitKeys) -> list[str]
     """Adds adapters to a network in place; its function does not change (lora_b is zero).
 
     Args:
-      model: a network of this package without adapters.
+      model: a network of this package without adapters, real or abstract.
       config: rank, scale and which layers.
       rngs: random numbers for lora_a ~ N(0, 1 / rank) (standard deviation, as peft).
 

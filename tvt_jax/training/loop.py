@@ -35,7 +35,10 @@ from tvt_jax.training.step import make_step
 from tvt_jax.training.validation import Validation
 
 # Configuration class -> the module that makes its stage.
-STAGES = {"VAETrainConfig": "tvt_jax.training.vae"}
+STAGES = {
+    "RestorationTrainConfig": "tvt_jax.training.restoration",
+    "VAETrainConfig": "tvt_jax.training.vae",
+}
 
 
 def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
@@ -62,7 +65,10 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     with _StopSignal() as stop:
         with Checkpoints(workdir, config.checkpoint_every, config.keep_checkpoints) as checkpoints:
             start = checkpoints.latest or 0
-            data = batches(config.data, config.seed, start, say)
+            settings = dataclasses.replace(
+                config.data, tokenizer=config.data.tokenizer or stage.tokenizer
+            )
+            data = batches(settings, config.seed, start, say)
             run = {
                 **_identity(config),
                 # The position in the data means the same only for the same pictures.
@@ -86,7 +92,9 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
             say(f"stopped at step {done}, saved; the same command resumes")
             return workdir
         result = workdir / stage.result
-        kept = to_host([{n: tree[n] for n in stage.exports} for tree in (state.best, frozen)])
+        kept = to_host(
+            [{n: t for n, t in tree.items() if n in stage.exports} for tree in (state.best, frozen)]
+        )
         if main:
             stage.export(*kept, result)
         say(f"wrote {result}")
@@ -102,13 +110,12 @@ def _run_steps(
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
     validation = None
     if config.validation.folder:
-        lpips_folder = Path(config.lpips) if config.lpips else None
-        validation = Validation(stage, config.validation, lpips_folder, mesh)
+        validation = Validation(stage, config, mesh)
     done, step_fn, pending = start, None, None
     try:
         while done < config.steps and not stop.asked(done):
             clock = time.perf_counter()
-            batch = put_batch(next(data), mesh)
+            batch = put_batch(_inputs(next(data), stage), mesh)
             waited = time.perf_counter() - clock
             if step_fn is None:
                 step_fn = _compile(stage, config, mesh, (state, frozen, batch, key), say)
@@ -193,6 +200,17 @@ def _read(log: MetricsLog, record: StepRecord | None, config: TrainConfig, waite
         )
 
 
+def _inputs(batch: dict[str, np.ndarray], stage: Stage) -> dict[str, np.ndarray]:
+    """What a stage needs of a batch."""
+    missing = [name for name in stage.inputs if name not in batch]
+    if missing:
+        raise UserError(
+            "this run needs low resolution: set data.degradation in the configuration file, or "
+            "give real pairs with --config.data.train_lr or --config.data.pairs."
+        )
+    return {name: batch[name] for name in stage.inputs}
+
+
 def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
     parts = mesh.size * config.accumulate
     if config.data.batch_size % parts:
@@ -239,17 +257,17 @@ def _write_trained(path: Path, stage: Stage) -> None:
 _FREE_TO_CHANGE = (
     "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh", "remat",
     "required", "validation", "data.threads", "data.workers", "data.prefetch", "data.max_failed",
-    "init_vae", "teacher", "lpips",
+    "data.tokenizer",
 )  # fmt: skip
 
 
 def _identity(config: TrainConfig) -> dict:
     """The settings that a resumed run must share, as JSON values by dotted name."""
-    flat = {}
+    flat, free = {}, {*_FREE_TO_CHANGE, *config.PATHS}
 
     def add(prefix, values):
         for name, value in values.items():
-            if prefix + name in _FREE_TO_CHANGE:
+            if prefix + name in free:
                 continue
             if isinstance(value, dict):
                 add(f"{prefix}{name}.", value)

@@ -60,6 +60,8 @@ class Stage:
       export: writes them to a folder, (their params, their frozen parameters, folder); host arrays.
       result: where in the run's folder the result goes.
       trained: names of the trained parameters of each network.
+      inputs: what it needs of a batch.
+      tokenizer: folder of the tokenizer that makes "tokens" of a batch's prompts; empty: none.
     """
 
     params: dict[str, Tree]
@@ -71,6 +73,8 @@ class Stage:
     export: Callable[[dict[str, Tree], dict[str, Tree], Path], None]
     result: Path
     trained: Mapping[str, tuple[str, ...]]
+    inputs: tuple[str, ...] = ("hr",)
+    tokenizer: str = ""
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -126,11 +130,11 @@ def init_state(stage: Stage, config: TrainConfig) -> TrainState:
 def split_trained(
     module: nnx.Module, parts: tuple[str, ...]
 ) -> tuple[nnx.GraphDef, Tree, Tree, tuple[str, ...]]:
-    """Separates trained from frozen parameters by the name of the part that they are in.
+    """Separates trained from frozen parameters: adapters, and parts by their names.
 
     Args:
-      module: the network.
-      parts: dotted prefixes, for example "encoder" or "decoder.conv_out".
+      module: the network, real or abstract. Its low-rank adapters are trained.
+      parts: dotted prefixes of what else is, for example "encoder" or "decoder.conv_out".
 
     Returns: (graph for `nnx.merge(graph, trained, frozen)`, trained, frozen, trained names).
     Raises:
@@ -138,11 +142,11 @@ def split_trained(
     """
     matched = set()
 
-    def is_trained(path, _):
+    def is_trained(path, variable):
         name = ".".join(map(str, path))
         hits = [part for part in parts if name == part or name.startswith(f"{part}.")]
         matched.update(hits)
-        return bool(hits)
+        return bool(hits) or isinstance(variable, nnx.LoRAParam)
 
     graph, trained, frozen = nnx.split(module, is_trained, ...)
     unknown = [part for part in parts if part not in matched]

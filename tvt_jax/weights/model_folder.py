@@ -39,6 +39,7 @@ from tvt_jax.models.tagger import RAM
 from tvt_jax.models.text_encoder import CLIPTextModel
 from tvt_jax.models.unet import UNet2DConditionModel
 from tvt_jax.models.vae import AutoencoderKL
+from tvt_jax.weights.adapters import with_adapters
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, read_json
 
@@ -127,7 +128,7 @@ def read_network_config(folder: Path, kind: str) -> Any:
 
 
 def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
-    """Opens a network's folder without reading the weights.
+    """Opens a network's folder without reading the weights; adapters beside them are merged.
 
     Returns: (its configuration, its tensors under the names that the module here has).
     Raises:
@@ -143,7 +144,7 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
         )
     if kind == "vae":
         tensors = tensors.renamed(_new_attention_name)
-    return config, tensors
+    return config, with_adapters(folder, kind, tensors)
 
 
 def network_folder(folder: Path, kind: str) -> Path:

@@ -14,11 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tvt_jax.atomic_write import atomic_folder
 from tvt_jax.config import LoRAConfig, UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
+from tvt_jax.weights.adapters import merged_tensors
 from tvt_jax.weights.model_folder import (
     abstract_network,
     model_index,
@@ -234,19 +233,12 @@ def _apply_trained_parts(base: Tensors, path: Path, report: Callable[[str], None
         f"{len(adapters)} adapters of rank {content['rank_unet']} are merged"
     )
 
-    def read(name: str) -> np.ndarray:
-        value = state[replaced[name]] if name in replaced else base[name]
-        layer = name.removesuffix(".weight")
-        if name.endswith(".weight") and layer in adapters:
-            value = value.astype(np.float32)
-            for sides in adapters[layer].values():
-                a, b = (state[sides[side]].astype(np.float32) for side in "AB")
-                # [out, rank (, 1, 1)] x [rank, in (, kh, kw)]
-                product = b.reshape(b.shape[0], -1) @ a.reshape(a.shape[0], -1)
-                value = value + scale * product.reshape(value.shape)
-        return value
-
-    return Tensors(f"{base.source} and {path}", {n: base.shape(n) for n in base}, read)
+    pairs = {
+        layer: [(state[sides["A"]], state[sides["B"]]) for sides in named.values()]
+        for layer, named in adapters.items()
+    }
+    values = {name: state[stored] for name, stored in replaced.items()}
+    return merged_tensors(base, values, pairs, scale, f"{base.source} and {path}")
 
 
 def _check_trained_parts(

@@ -1,0 +1,95 @@
+"""Settings of stage 3: real-world super-resolution in one step of diffusion."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tvt_jax.config.training import OptimConfig, TrainConfig
+from tvt_jax.errors import UserError
+
+# How the generator's UNet comes from Stable Diffusion's.
+GENERATORS = ("replicated", "same", "pruned")
+NEGATIVE_PROMPT = (
+    "painting, oil painting, illustration, drawing, art, sketch, oil painting, cartoon, CG Style, "
+    "3D render, unreal engine, blurring, dirty, messy, worst quality, low quality, frames, "
+    "watermark, signature, jpeg artifacts, deformed, lowres, over-smooth"
+)
+
+
+@dataclasses.dataclass
+class RestorationLossConfig:
+    """Weights of the terms of the generator's loss, and how the teacher judges.
+
+    A term of weight 0 is not computed; without VSD there is no critic.
+    """
+
+    l2: float = 1.0  # mean squared error of the image
+    lpips: float = 2.0
+    vsd: float = 1.0  # variational score distillation
+    # The teacher works at the latent size that it was trained for, so it sees larger latents in
+    # patches: the four quadrants of a 512 px image under VAE-D4.
+    patch: int = 64  # side of a patch, latent px; divides the latent's sides
+    patches_at_once: int = 0  # judged at a time: fewer take less memory; 0: all
+    min_timestep: int = 250  # of the noise that patches are judged under
+    max_timestep: int = 750  # the first that is not drawn any more
+    guidance: float = 7.5  # of the teacher, from the negative prompt towards the prompt
+    negative_prompt: str = NEGATIVE_PROMPT
+
+
+@dataclasses.dataclass(kw_only=True)
+class RestorationTrainConfig(TrainConfig):
+    """Stage 3: the generator learns to restore, judged by a teacher and a critic.
+
+    All three share the weights of one Stable Diffusion UNet; the generator has its own layers for
+    the doubled resolution, and generator and critic their own low-rank adapters.
+    """
+
+    sd: str = ""  # Stable Diffusion 2.1-base: a diffusers folder
+    vae: str = ""  # VAE folder, or a model folder
+    unet: str = ""  # folder of the generator's UNet before training; empty: made of that in `sd`
+    generator: str = "replicated"  # made how: "replicated" (CE-UNet), "same" or "pruned"
+    # Parts of the generator's UNet that are trained in full; of the rest, only adapters.
+    trained: tuple[str, ...] = ()
+    lora_rank: int = 4  # of the adapters of the generator's UNet; 0: none
+    vae_lora_rank: int = 0  # of adapters of the VAE's encoder; 0: none
+    critic_lora_rank: int = 4
+    sample_posterior: bool = True  # of the VAE's encoder, as the release does; else its mean
+    loss: RestorationLossConfig = dataclasses.field(default_factory=RestorationLossConfig)
+    critic_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    adapters: bool = False  # the result keeps its adapters in a file of their own; else merged
+
+    PATHS: ClassVar[tuple[str, ...]] = (*TrainConfig.PATHS, "sd", "vae", "unet")
+    HINTS: ClassVar[Mapping[str, str]] = {
+        **TrainConfig.HINTS,
+        "sd": "a Stable Diffusion 2.1-base folder",
+        "vae": "the VAE folder that stage 2 trained",
+    }
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files; see the base class."""
+        super().validate()
+        loss = self.loss
+        if self.generator not in GENERATORS:
+            raise UserError(
+                f"--config.generator={self.generator} is not one of {', '.join(GENERATORS)}."
+            )
+        for name in ("lora_rank", "vae_lora_rank"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--config.{name} must not be negative.")
+        if not (self.lora_rank or self.vae_lora_rank or self.trained):
+            raise UserError("--config.trained is empty and there are no adapters: nothing learns.")
+        if min(loss.l2, loss.lpips, loss.vsd, loss.patches_at_once) < 0:
+            raise UserError("--config.loss: weights and patches_at_once must not be negative.")
+        if not (loss.l2 or loss.lpips or loss.vsd):
+            raise UserError("--config.loss: at least one weight must be positive.")
+        if loss.vsd:
+            if loss.patch <= 0 or self.critic_lora_rank <= 0:
+                raise UserError(
+                    "--config.loss.patch and --config.critic_lora_rank are not positive."
+                )
+            if not 0 <= loss.min_timestep < loss.max_timestep:
+                raise UserError(
+                    f"--config.loss.min_timestep={loss.min_timestep} must be below "
+                    f"--config.loss.max_timestep={loss.max_timestep}."
+                )
+            self.critic_optim.validate("--config.critic_optim")

@@ -1,0 +1,425 @@
+"""Stage 3: a generator learns to restore in one step, from a teacher, through a critic.
+
+    LR -> VAE encoder -> UNet (t = 1, text) -> clean latent -> VAE decoder -> SR
+    loss: mean squared error + LPIPS + variational score distillation (VSD)
+
+VSD compares what two UNets see in the noised latent: the teacher, Stable Diffusion as it is, and
+the critic, which learns with every step what the generator makes. The weights of Stable Diffusion's
+UNet are held once and read by all three; the generator and the critic add their adapters, and the
+generator its layers for the doubled resolution. The generator's and the critic's gradients are
+taken at the same parameters.
+Source: paper section 3.4; OSEDiff (`osediff.py`, `train_osediff.py`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tvt_jax.config import VAE_ENCODER_LORA, LoRAConfig, RestorationTrainConfig, UNetConfig
+from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, predict_clean
+from tvt_jax.errors import UserError
+from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
+from tvt_jax.models.layers import InitKeys
+from tvt_jax.models.lora import add_lora
+from tvt_jax.models.vae import sample_posterior
+from tvt_jax.training.state import Stage, split_trained
+from tvt_jax.training.text import load_text
+from tvt_jax.weights.adapters import Adapters, merged_tensors, split_trained_params
+from tvt_jax.weights.generator import open_generator, shared_with_sd
+from tvt_jax.weights.latent_channels import inverse_interpolation
+from tvt_jax.weights.lpips import load_lpips
+from tvt_jax.weights.model_folder import (
+    Network,
+    abstract_network,
+    load_network,
+    network_folder,
+    open_network,
+    read_scheduler_config,
+)
+from tvt_jax.weights.model_writer import write_model
+from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
+from tvt_jax.weights.tensor_files import Tensors
+
+
+def make_stage(config: RestorationTrainConfig) -> Stage:
+    """Builds the networks and the gradients of a run.
+
+    Raises:
+      UserError: a folder that the configuration names is incomplete or does not fit the others,
+        weights are missing, or `config.trained` names parts that the UNet does not have.
+    """
+    sd, dtype = Path(config.sd), jnp.dtype(config.dtype)
+    scheduler = read_scheduler_config(sd)
+    text = load_text(sd, config.loss.negative_prompt, dtype)
+    # The pixels go through the VAE and LPIPS: float32, as in the release.
+    vae_folder = network_folder(Path(config.vae), "vae")
+    vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
+    vae_graph, vae_adapters, vae_params, vae_names = _with_vae_adapters(vae, config)
+    base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
+    generator = _make_generator(base, sd / "unet", vae.config.latent_channels, config)
+    _check(config, base, vae, text.width, scheduler.num_train_timesteps)
+
+    forward = Forward(
+        config=config,
+        alpha_bar=alphas_cumprod(scheduler),
+        scaling=vae.config.scaling_factor,
+        encode_text=text.encode,
+        vae=vae_graph,
+        unet=generator.graph,
+        shared=generator.shared,
+    )
+    params = {"generator": {"unet": generator.trained, "vae": vae_adapters}}
+    frozen = {
+        "sd": base.params, "unet": generator.own, "vae": vae_params, "text": text.params,
+    }  # fmt: skip
+    names = {"generator": generator.names + vae_names}
+    optim = {"generator": config.optim}
+    if config.loss.vsd:
+        critic_graph, params["critic"], critic_names = _make_critic(base, config)
+        channels = (base.config.in_channels, vae.config.latent_channels)
+        forward = dataclasses.replace(
+            forward,
+            teacher=base.graph,
+            critic=critic_graph,
+            to_teacher=inverse_interpolation(*channels) if channels[0] != channels[1] else None,
+        )
+        names["critic"] = tuple(f"unet.{name}" for name in critic_names)
+        optim["critic"] = config.critic_optim
+    if config.loss.lpips:
+        folder = Path(config.lpips) if config.lpips else None
+        lpips = load_lpips("vgg16", folder, jnp.float32, remat=config.remat)
+        frozen["lpips"] = lpips.params
+        forward = dataclasses.replace(forward, lpips=lpips.graph)
+
+    def export(params, frozen, folder: Path) -> None:
+        """Writes a model folder that `infer` takes at once.
+
+        Frozen weights come from the files that they were read from, with all their digits.
+        """
+        del frozen
+        unet = generator.trained_tensors(params["generator"]["unet"])
+        vae_config, vae_tensors = open_network(vae_folder, "vae")
+        _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, _vae_lora(config))
+        write_model(
+            folder,
+            sd,
+            (generator.config, *unet),
+            (vae_config, vae_tensors, vae_adapters),
+            merge=not config.adapters,
+        )
+
+    return Stage(
+        params=jax.device_get(params),
+        frozen=jax.device_get(frozen),
+        optim=optim,
+        gradients=forward.gradients,
+        preview=forward.preview,
+        exports=("generator",),
+        export=export,
+        result=Path("model"),
+        trained=names,
+        inputs=("hr", "lr", *text.inputs),
+        tokenizer=text.tokenizer,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Generator:
+    """The generator's UNet with its adapters, split by who owns its weights.
+
+    Attributes:
+      config, graph: for `nnx.merge(graph, trained, the rest)`.
+      trained: float32: adapters, and the parts that are trained in full.
+      own: frozen weights that Stable Diffusion's UNet does not have.
+      shared: path of every other frozen weight -> its path in Stable Diffusion's UNet.
+      names: of the trained parameters.
+      tensors: its state dict before training.
+      lora: of its adapters.
+    """
+
+    config: UNetConfig
+    graph: nnx.GraphDef
+    trained: Any
+    own: Any
+    shared: Mapping[tuple, tuple]
+    names: tuple[str, ...]
+    tensors: Tensors
+    lora: LoRAConfig
+
+    def trained_tensors(self, trained: Any) -> tuple[Tensors, Adapters]:
+        """Its state dict with what was trained in full, and its adapters."""
+        table = torch_tensors(abstract_network("unet", self.config))
+        full, adapters = split_trained_params(trained, table, self.lora)
+        return merged_tensors(self.tensors, full, {}, 1.0, self.tensors.source), adapters
+
+
+def _make_generator(
+    base: Network, folder: Path, latent_channels: int, config: RestorationTrainConfig
+) -> _Generator:
+    sd_config, sd_tensors = open_network(folder, "unet")
+    settings, tensors = open_generator(
+        sd_config, sd_tensors, config.generator, latent_channels, config.unet
+    )
+    model = abstract_network("unet", settings, dtype=base.dtype, remat=config.remat)
+    table = torch_tensors(model)
+    check_names_and_shapes(
+        {t.name: t.shape for t in table.values()},
+        {name: tensors.shape(name) for name in tensors},
+        tensors.source,
+    )
+    lora = LoRAConfig(config.lora_rank)
+    if lora.rank:
+        add_lora(model, lora, InitKeys(config.seed))
+    graph, trained, frozen, names = split_trained(model, config.trained)
+    levels = len(settings.block_out_channels) - len(sd_config.block_out_channels)
+    shared_names = shared_with_sd(tensors, sd_tensors, levels)
+    sd_paths = {t.name: path for path, t in torch_tensors(base(base.params)).items()}
+    shared = {
+        path: sd_paths[shared_names[table[path].name]]
+        for path, _ in nnx.to_flat_state(frozen)
+        if table[path].name in shared_names
+    }
+
+    def read(path: tuple, dtype: Any) -> np.ndarray:
+        return np.asarray(table[path].to_flax(tensors[table[path].name]), dtype)
+
+    def state(flat: dict) -> Any:
+        return nnx.as_pure(nnx.from_flat_state(flat))
+
+    return _Generator(
+        settings,
+        graph,
+        # Adapters have their values already.
+        state({p: read(p, np.float32) if p in table else x
+               for p, x in nnx.to_flat_state(trained)}),
+        state({p: read(p, base.dtype) for p, _ in nnx.to_flat_state(frozen) if p not in shared}),
+        shared,
+        tuple(f"unet.{name}" for name in names),
+        tensors,
+        lora,
+    )  # fmt: skip
+
+
+def _make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.GraphDef, Any, tuple]:
+    """(graph for `nnx.merge(graph, adapters, Stable Diffusion's weights)`, adapters, names)."""
+    model = abstract_network("unet", base.config, dtype=base.dtype, remat=config.remat)
+    add_lora(model, LoRAConfig(config.critic_lora_rank), InitKeys(config.seed + 1))
+    graph, adapters, _, names = split_trained(model, ())
+    return graph, adapters, names
+
+
+def _with_vae_adapters(vae: Network, config: RestorationTrainConfig) -> tuple:
+    """(graph, adapters, the VAE's weights, names of the adapters' parameters)."""
+    module = vae(vae.params)
+    if config.vae_lora_rank:
+        add_lora(module, _vae_lora(config), InitKeys(config.seed + 2))
+    graph, adapters, frozen, names = split_trained(module, ())
+    return graph, adapters, frozen, tuple(f"vae.{name}" for name in names)
+
+
+def _vae_lora(config: RestorationTrainConfig) -> LoRAConfig:
+    return dataclasses.replace(VAE_ENCODER_LORA, rank=config.vae_lora_rank)
+
+
+def _check(
+    config: RestorationTrainConfig, base: Network, vae: Network, text_width: int, timesteps: int
+) -> None:
+    """Networks and settings must fit each other; raises UserError."""
+    if text_width != base.config.cross_attention_dim:
+        raise UserError(
+            f"the text embedding in --config.sd={config.sd} is {text_width} wide, its UNet wants "
+            f"{base.config.cross_attention_dim}."
+        )
+    factor = vae.config.downsampling
+    for name, crop in (
+        ("data", config.data.crop),
+        *([("validation", config.validation.crop)] if config.validation.folder else []),
+    ):
+        if crop % factor:
+            raise UserError(
+                f"--config.{name}.crop={crop} is not a multiple of {factor}, the VAE's downsampling."
+            )
+    if not config.loss.vsd:
+        return
+    side = config.data.crop // factor
+    if side % config.loss.patch:
+        raise UserError(
+            f"--config.data.crop={config.data.crop} gives latents of {side} px, which patches of "
+            f"--config.loss.patch={config.loss.patch} do not tile."
+        )
+    if config.loss.max_timestep > timesteps:
+        raise UserError(
+            f"--config.loss.max_timestep={config.loss.max_timestep} is beyond the {timesteps} "
+            "timesteps of the schedule."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """The pure functions of a run: what its networks compute, and the gradients of its losses.
+
+    Attributes:
+      config: of the run.
+      alpha_bar: [timesteps] float32, of the schedule.
+      scaling: factor on latents.
+      encode_text: function (text parameters, batch) -> (prompts [B, N, C], negative [1, N, C]).
+      vae: graph for `nnx.merge(vae, adapters, weights)`.
+      unet: likewise of the generator's UNet.
+      shared: path of a frozen weight of the generator -> its path in Stable Diffusion's UNet.
+      teacher, critic: graphs of the judges; None without VSD.
+      to_teacher: [teacher's channels, the generator's] where they differ.
+      lpips: graph of the perceptual loss's network.
+    """
+
+    config: RestorationTrainConfig
+    alpha_bar: np.ndarray
+    scaling: float
+    encode_text: Callable
+    vae: nnx.GraphDef
+    unet: nnx.GraphDef
+    shared: Mapping[tuple, tuple]
+    teacher: nnx.GraphDef | None = None
+    critic: nnx.GraphDef | None = None
+    to_teacher: np.ndarray | None = None
+    lpips: nnx.GraphDef | None = None
+
+    def gradients(self, params, frozen, batch, key, step):
+        """Gradients of the generator and, with VSD, of the critic.
+
+        Args:
+          params: {"generator": {"unet", "vae"}, and "critic" with VSD}, trained parameters.
+          frozen: {"sd", "unet", "vae", "text", and "lpips" where it is used}.
+          batch: {"hr", "lr": [B, H, W, 3] float32 in [-1, 1], and "tokens" [B, 77] with a text
+            encoder}.
+          key: for the sample of the posterior, timesteps and noise.
+          step: not used.
+
+        Returns: (gradients keyed as `params`, metrics).
+        """
+        del step
+        posterior_key, vsd_key, critic_key = jax.random.split(key, 3)
+        context, negative = jax.lax.stop_gradient(self.encode_text(frozen["text"], batch))
+
+        def loss(generator):
+            image, latent = self._restore(generator, frozen, batch["lr"], context, posterior_key)
+            total, parts = self._image_loss(image, batch["hr"], frozen)
+            if self.critic is None:
+                return total, (parts, None)
+            patches = self._patches(latent)
+            judged = self._judge(params["critic"], frozen, patches, context, negative, vsd_key)
+            vsd, more = vsd_loss(patches, *judged)
+            return total + self.config.loss.vsd * vsd, (parts | more, patches)
+
+        (total, (parts, patches)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            params["generator"]
+        )
+        grads = {"generator": gradient}
+        if self.critic is not None:
+            parts["critic"], grads["critic"] = jax.value_and_grad(self._critic_loss)(
+                params["critic"], frozen, patches, context, critic_key
+            )
+        return grads, {"loss": total, **parts}
+
+    def preview(self, params, frozen, batch):
+        """Restores images [B, H, W, 3] from the means of their latents."""
+        context, _ = self.encode_text(frozen["text"], batch)
+        return self._restore(params["generator"], frozen, batch["lr"], context, None)[0]
+
+    def unet_params(self, frozen):
+        """The generator's frozen weights: its own, and those of Stable Diffusion's UNet."""
+        sd = dict(nnx.to_flat_state(frozen["sd"]))
+        flat = dict(nnx.to_flat_state(frozen["unet"]))
+        flat |= {path: sd[origin] for path, origin in self.shared.items()}
+        return nnx.as_pure(nnx.from_flat_state(flat))
+
+    def _restore(self, generator, frozen, lr, context, key):
+        """(image [B, H, W, 3] in [-1, 1], clean latent [B, h, w, C], scaled)."""
+        vae = nnx.merge(self.vae, generator["vae"], frozen["vae"])
+        unet = nnx.merge(self.unet, generator["unet"], self.unet_params(frozen))
+        mean, logvar, skips = vae.encode(lr)
+        sampled = self.config.sample_posterior and key is not None
+        latent = self.scaling * (sample_posterior(mean, logvar, key) if sampled else mean)
+        noise = unet(latent, jnp.full((lr.shape[0],), ONE_STEP_TIMESTEP), context)
+        clean = predict_clean(latent, noise, self.alpha_bar[ONE_STEP_TIMESTEP])
+        return jnp.clip(vae.decode(clean / self.scaling, skips), -1.0, 1.0), clean
+
+    def _image_loss(self, image, target, frozen):
+        loss = self.config.loss
+        if self.lpips is None:
+            return restoration_loss(image, target, l2_weight=loss.l2)
+        perceptual = nnx.merge(self.lpips, frozen["lpips"])
+        return restoration_loss(image, target, perceptual, loss.lpips, loss.l2)
+
+    def _patches(self, latent):
+        """Cuts [B, h, w, C] into what the teacher reads, [B * patches, p, p, C], row by row."""
+        if self.to_teacher is not None:
+            latent = latent @ self.to_teacher.T
+        side, (batch, height, width, channels) = self.config.loss.patch, latent.shape
+        rows, columns = height // side, width // side
+        cut = latent.reshape(batch, rows, side, columns, side, channels)
+        return jnp.moveaxis(cut, 3, 2).reshape(-1, side, side, channels)
+
+    def _judge(self, adapters, frozen, patches, context, negative, key):
+        """(clean latents that the critic sees, those that the teacher sees), both like `patches`.
+
+        No gradient flows through them.
+        """
+        patches = jax.lax.stop_gradient(patches)
+        loss = self.config.loss
+        critic = nnx.merge(self.critic, jax.lax.stop_gradient(adapters), frozen["sd"])
+        teacher = nnx.merge(self.teacher, frozen["sd"])
+        noisy, _, timesteps = self._noised(patches, key, loss.min_timestep, loss.max_timestep)
+        prompts = jnp.repeat(context, patches.shape[0] // context.shape[0], axis=0)
+
+        def one_group(group):
+            latent, t, prompt = group
+            fake = critic(latent, t, prompt)
+            # Both passes of the teacher as one batch.
+            both = jnp.concatenate([jnp.broadcast_to(negative, prompt.shape), prompt])
+            without, with_text = jnp.split(
+                teacher(jnp.concatenate([latent] * 2), jnp.concatenate([t] * 2), both), 2
+            )
+            real = without + loss.guidance * (with_text - without)
+            alpha_bar = jnp.asarray(self.alpha_bar)[t]
+            return predict_clean(latent, fake, alpha_bar), predict_clean(latent, real, alpha_bar)
+
+        count = patches.shape[0]
+        at_once = min(loss.patches_at_once or count, count)
+        if count % at_once:
+            raise UserError(
+                f"--config.loss.patches_at_once={at_once} does not divide the {count} patches of a "
+                "batch."
+            )
+        if at_once == count:
+            return one_group((noisy, timesteps, prompts))
+        groups = jax.tree.map(
+            # Group i takes every n-th patch, so that no patch leaves its device.
+            lambda x: jnp.moveaxis(x.reshape(at_once, count // at_once, *x.shape[1:]), 1, 0),
+            (noisy, timesteps, prompts),
+        )
+        return jax.tree.map(
+            lambda x: jnp.moveaxis(x, 0, 1).reshape(count, *x.shape[2:]),
+            jax.lax.map(one_group, groups),
+        )
+
+    def _critic_loss(self, adapters, frozen, patches, context, key):
+        """Mean squared error of the noise that the critic predicts in what the generator made."""
+        critic = nnx.merge(self.critic, adapters, frozen["sd"])
+        noisy, noise, timesteps = self._noised(
+            jax.lax.stop_gradient(patches), key, 0, len(self.alpha_bar)
+        )
+        prompts = jnp.repeat(context, patches.shape[0] // context.shape[0], axis=0)
+        return denoising_loss(critic(noisy, timesteps, prompts), noise)
+
+    def _noised(self, latent, key, low, high):
+        """(noised latents, the noise, timesteps [N] drawn from low to high - 1)."""
+        time_key, noise_key = jax.random.split(key)
+        timesteps = jax.random.randint(time_key, latent.shape[:1], low, high)
+        noise = jax.random.normal(noise_key, latent.shape, jnp.float32)
+        return add_noise(latent, noise, jnp.asarray(self.alpha_bar)[timesteps]), noise, timesteps

@@ -1,0 +1,174 @@
+"""Low-rank adapters as PyTorch has them: merged into a state dict, or in a file of their own.
+
+The file is diffusers' `pytorch_lora_weights.safetensors`, beside the weights of its network:
+`UNet2DConditionModel.from_pretrained(folder).load_lora_adapter(folder, prefix="unet")` reads both.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from tvt_jax.atomic_write import atomic_file
+from tvt_jax.config import LoRAConfig
+from tvt_jax.errors import UserError
+from tvt_jax.weights.names import TorchTensor
+from tvt_jax.weights.tensor_files import Tensors, open_tensors
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+_METADATA = "lora_adapter_metadata"  # diffusers' key for rank and alpha
+
+# Matrices (A, B) in PyTorch's layout: [rank, in (, kh, kw)] and [out, rank (, 1, 1)].
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """The adapters of a network.
+
+    Attributes:
+      config: their rank and scale.
+      layers: name of a layer -> its matrices.
+    """
+
+    config: LoRAConfig
+    layers: Mapping[str, Pair]
+
+
+def merged_tensors(
+    base: Tensors,
+    replaced: Mapping[str, np.ndarray],
+    adapters: Mapping[str, Sequence[Pair]],
+    scale: float,
+    source: str,
+) -> Tensors:
+    """Puts other values and adapters into a state dict, each when it is read.
+
+    Args:
+      base: the state dict.
+      replaced: names in `base` -> values to take instead.
+      adapters: name of a layer -> the adapters to add to its weight.
+      scale: factor on their products.
+      source: what to call the result in an error message.
+    """
+
+    def read(name: str) -> np.ndarray:
+        value = replaced[name] if name in replaced else base[name]
+        layer = name.removesuffix(".weight")
+        if name.endswith(".weight") and layer in adapters:
+            value = np.asarray(value, np.float32)
+            for pair in adapters[layer]:
+                a, b = (np.asarray(matrix, np.float32) for matrix in pair)
+                # [out, rank (, 1, 1)] x [rank, in (, kh, kw)]
+                product = b.reshape(b.shape[0], -1) @ a.reshape(a.shape[0], -1)
+                value = value + scale * product.reshape(value.shape)
+        return value
+
+    return Tensors(source, {name: base.shape(name) for name in base}, read)
+
+
+def split_trained_params(
+    trained: Any, table: Mapping[tuple, TorchTensor], config: LoRAConfig
+) -> tuple[dict[str, np.ndarray], Adapters]:
+    """Converts the trained parameters of a network with adapters.
+
+    Args:
+      trained: pure state of adapters and of parameters that were trained in full; host arrays.
+      table: of the network, by `names.torch_tensors`.
+      config: rank and scale of the adapters.
+
+    Returns: (state dict of the parameters that were trained in full, adapters).
+    """
+    full, sides = {}, {}
+    for path, value in nnx.to_flat_state(trained):
+        if path in table:
+            full[table[path].name] = np.ascontiguousarray(table[path].to_torch(np.asarray(value)))
+        else:
+            *layer, side = path
+            # [in, rank] and [kh, kw, in, rank] here.
+            axes = (1, 0) if value.ndim == 2 else (3, 2, 0, 1)
+            matrix = np.ascontiguousarray(np.asarray(value).transpose(axes))
+            sides.setdefault(".".join(map(str, layer)), {})[side] = matrix
+    layers = {layer: (pair["lora_a"], pair["lora_b"]) for layer, pair in sides.items()}
+    return full, Adapters(config, layers)
+
+
+def save_adapters(folder: Path, prefix: str, adapters: Adapters) -> None:
+    """Writes adapters beside the weights of their network.
+
+    Args:
+      folder: the network's own folder.
+      prefix: what diffusers puts before the names: "unet".
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written.
+    """
+    arrays = {
+        f"{prefix}.{layer}.lora_{side}.weight": np.asarray(matrix, np.float32)
+        for layer, pair in adapters.layers.items()
+        for side, matrix in zip("AB", pair, strict=True)
+    }
+    values = {
+        f"{prefix}.r": adapters.config.rank,
+        f"{prefix}.lora_alpha": adapters.config.alpha,
+        f"{prefix}.target_modules": sorted(adapters.layers),
+    }
+    metadata = {"format": "pt", _METADATA: json.dumps(values, sort_keys=True)}
+    path = folder / ADAPTER_FILE
+    with atomic_file(path) as temporary:
+        try:
+            safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}.") from error
+        # safetensors makes files that nobody but their owner can read.
+        temporary.chmod((folder / "config.json").stat().st_mode)
+
+
+def with_adapters(folder: Path, prefix: str, base: Tensors) -> Tensors:
+    """Merges the adapters that a network's folder has beside its weights; without, returns `base`.
+
+    Args:
+      folder: the network's own folder.
+      prefix: as in `save_adapters`.
+      base: its state dict.
+
+    Raises:
+      UserError: the file is damaged, or its adapters do not fit the network.
+    """
+    path = folder / ADAPTER_FILE
+    if not path.is_file():
+        return base
+    tensors = open_tensors(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            values = json.loads((file.metadata() or {})[_METADATA])
+        config = LoRAConfig(int(values[f"{prefix}.r"]), float(values[f"{prefix}.lora_alpha"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} does not say rank and alpha of its adapters ({_METADATA}); "
+            "remove it, or merge it with the program that made it."
+        ) from error
+    expected = {}
+    for layer in {name.rsplit(".lora_", 1)[0] for name in tensors}:
+        weight = f"{layer.removeprefix(f'{prefix}.')}.weight"
+        if weight in base:
+            out, *rest = base.shape(weight)
+            expected[f"{layer}.lora_A.weight"] = (config.rank, *rest)
+            expected[f"{layer}.lora_B.weight"] = (out, config.rank, *(1 for _ in rest[1:]))
+    found = {name: tensors.shape(name) for name in tensors}
+    if found != expected:
+        wrong = sorted({n for n in {*found, *expected} if found.get(n) != expected.get(n)})
+        raise UserError(f"{path} does not fit {base.source}: {', '.join(wrong)}.")
+    pairs = {
+        layer.removeprefix(f"{prefix}."): [
+            (tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"])
+        ]
+        for layer in {name.rsplit(".lora_", 1)[0] for name in tensors}
+    }
+    return merged_tensors(base, {}, pairs, config.scale, f"{base.source} and {path}")
