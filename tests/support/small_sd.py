@@ -11,7 +11,7 @@ from tests.support.small_tokenizer import write_tokenizer
 from tvt_jax.config import VAEConfig
 
 WIDTH, GROUPS = 32, 8
-VAE_WIDTHS = (32, 32)  # a downsampling of 2
+VAE_WIDTHS = (64, 64)  # a downsampling of 2; two channels in a norm group
 
 
 def small_unet() -> UNet2DConditionModel:

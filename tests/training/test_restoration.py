@@ -5,6 +5,8 @@ diffusers and peft.
 """
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
 from flax import nnx
+from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tests.support.lpips_package import reference_lpips
@@ -24,13 +27,28 @@ from tests.support.torch_restoration import (
     TorchRestoration,
     add_vae_adapters,
     move_adapters,
+    replicated,
 )
-from tests.training.small_restoration import FULL_PARTS, small_restoration
-from tvt_jax.config import NEGATIVE_PROMPT, MeshConfig, OptimConfig, RestorationLossConfig
+from tests.training.small_restoration import small_restoration
+from tests.training.small_run import read_metrics
+from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
+from tvt_jax.checkpoint import Checkpoints, abstract_like
+from tvt_jax.config import (
+    NEGATIVE_PROMPT,
+    MeshConfig,
+    OptimConfig,
+    RestorationLossConfig,
+    ValidationConfig,
+)
+from tvt_jax.errors import UserError
+from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.parallel import make_mesh
+from tvt_jax.training.loop import train
 from tvt_jax.training.restoration import make_stage
 from tvt_jax.training.state import init_state
 from tvt_jax.training.step import make_step
+from tvt_jax.weights.adapters import ADAPTER_FILE
+from tvt_jax.weights.model_folder import open_network
 
 BATCH, SIDE, PATCH, RANK = 2, 32, 8, 4
 LEARNING_RATE = 5e-5
@@ -105,7 +123,11 @@ def take_over(tree, values, prefix=""):
 def prepared(folder, config):
     """(stage, reference) with the same weights."""
     settings = RestorationSettings(
-        full_parts=config.trained, patch=PATCH, epsilon=EPSILON, learning_rate=LEARNING_RATE
+        full_parts=config.trained,
+        patch=PATCH,
+        epsilon=EPSILON,
+        learning_rate=LEARNING_RATE,
+        lpips_weight=0.1,
     )
     run = torch_run(folder, settings, config.vae_lora_rank)
     stage = make_stage(config)
@@ -143,9 +165,7 @@ def embeddings(folder, tokens):
         NEGATIVE_PROMPT, max_length=77, padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
-        return tuple(
-            encoder(ids)[0].numpy() for ids in (torch.from_numpy(tokens).long(), negative)
-        )
+        return tuple(encoder(ids)[0].numpy() for ids in (torch.from_numpy(tokens).long(), negative))
 
 
 def test_losses_gradients_and_steps_equal_pytorch(folder):
@@ -153,12 +173,15 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
 
     Losses to 1e-5, gradients to 1e-4 of the largest entry of each array, and parameters to 1e-5
     after three steps of AdamW at the release's rate: what float32 leaves of two implementations.
+    LPIPS has little weight here: where a ReLU of its network is about to switch, rounding decides,
+    and PyTorch's own float32 gradient is 7e-4 off its float64 one. `tests/models/test_lpips.py`
+    compares its gradients.
     """
     adam = OptimConfig(LEARNING_RATE, warmup_steps=0, weight_decay=1e-2, clip_norm=1.0)
     adam.epsilon = EPSILON
     config = small_restoration(
         folder,
-        loss=RestorationLossConfig(patch=PATCH, patches_at_once=2),
+        loss=RestorationLossConfig(patch=PATCH, lpips=0.1, patches_at_once=2),
         vae_lora_rank=2,
         optim=adam,
         critic_optim=dataclasses.replace(adam),
@@ -196,3 +219,137 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
             assert np.abs(mine[name] - value).max() < 1e-5, name
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(stage.frozen), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# --------------------------------------------------------------------------------------------------
+# One base
+# --------------------------------------------------------------------------------------------------
+
+
+def test_teacher_critic_and_generator_read_the_same_weights(folder):
+    stage = make_stage(small_restoration(folder))
+    assert not jax.tree.leaves(stage.frozen["unet"])  # nothing of its own
+    held = sum(leaf.size for leaf in jax.tree.leaves(stage.frozen["sd"]))
+    unet = UNet2DConditionModel.from_pretrained(folder / "sd" / "unet")
+    assert held == sum(p.numel() for p in unet.parameters())
+
+
+def test_a_generator_of_its_own_keeps_only_what_differs(folder, tmp_path):
+    """A release whose inner blocks are not Stable Diffusion's."""
+    torch.manual_seed(2)
+    unet = replicated(UNet2DConditionModel.from_pretrained(folder / "sd" / "unet"))
+    with torch.no_grad():
+        unet.mid_block.resnets[0].conv1.weight.add_(0.1)
+    unet.save_pretrained(tmp_path / "unet")
+    stage = make_stage(small_restoration(folder, unet=str(tmp_path)))
+    ((path, own),) = nnx.to_flat_state(stage.frozen["unet"])
+    assert path == ("mid_block", "resnets", 0, "conv1", "kernel")
+    want = unet.mid_block.resnets[0].conv1.weight.detach().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(own, want)
+
+
+# --------------------------------------------------------------------------------------------------
+# Runs
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """(workdir of a run of four steps with validation, its configuration)."""
+    settings = small_restoration(
+        folder,
+        validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=2, crop=32, lpips=False),
+    )
+    workdir = tmp_path_factory.mktemp("run")
+    assert train(settings, workdir, quiet=True) == workdir / "model"
+    return workdir, settings
+
+
+def test_the_run_logs_losses_and_compares_with_its_input(finished):
+    lines = read_metrics(finished[0])
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        for name in ("loss", "l2", "vsd", "critic", "grad_norm/generator", "grad_norm/critic"):
+            assert np.isfinite(line[name]) and line[name] > 0, name
+        assert abs(line["loss"] - line["l2"] - line["vsd"]) < 1e-5
+    lines = read_metrics(finished[0], "validation/psnr")
+    assert [line["step"] for line in lines] == [2, 4]
+    # Degraded the same way every time.
+    assert lines[0]["validation/input_psnr"] == lines[1]["validation/input_psnr"] > 10
+    assert lines[0]["validation/psnr"] != lines[1]["validation/psnr"]
+
+
+def test_the_result_is_a_model_that_infer_takes(finished, folder):
+    workdir, settings = finished
+    upscaler = Upscaler.from_folder(workdir / "model", "float32")
+    image = np.asarray(Image.open(next(HELDOUT_PHOTOGRAPHS.iterdir())).convert("RGB"))[:32, :32]
+    got = upscaler.restore(image, prompt="a dog", color_fix="none")
+    # The same by the networks of the run, from its last checkpoint.
+    stage = make_stage(settings)
+    state = init_state(stage, settings)
+    with Checkpoints(workdir, 1, 3) as checkpoints:
+        state = checkpoints.restore(abstract_like(jax.device_put(state)), recorded_run(workdir))
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "sd" / "tokenizer")
+    tokens = tokenizer(["a dog"], padding="max_length", max_length=77, return_tensors="np")
+    batch = {"lr": image[None] / np.float32(127.5) - 1, "tokens": tokens["input_ids"]}
+    want = jax.jit(stage.preview)(state.params, stage.frozen, batch)[0]
+    assert np.abs(got - (np.asarray(want) + 1) / 2).max() < 2e-5
+
+
+def recorded_run(workdir):
+    """What the checkpoint says of its run."""
+    (path,) = sorted(workdir.glob("checkpoints/4/run/metadata"))
+    return json.loads(path.read_text())
+
+
+def test_adapters_on_request_stay_beside_the_weights(finished, folder, tmp_path):
+    workdir, settings = finished
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    apart = dataclasses.replace(settings, adapters=True)
+    train(apart, tmp_path, quiet=True)
+    assert (tmp_path / "model" / "unet" / ADAPTER_FILE).is_file()
+    merged = open_network(workdir / "model" / "unet", "unet")[1]
+    both = open_network(tmp_path / "model" / "unet", "unet")[1]
+    assert set(both) == set(merged)
+    for name in merged:
+        np.testing.assert_allclose(both[name], merged[name], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (dict(loss=RestorationLossConfig(patch=5)), "latents of 16 px, which patches of"),
+        (dict(loss=RestorationLossConfig(max_timestep=2000)), "beyond the 1000 timesteps"),
+        (dict(trained=("nothing",)), "this network has no nothing"),
+        (dict(vae="nowhere"), "not a vae folder"),
+        (dict(sd="nowhere"), "nowhere/scheduler/scheduler_config.json"),
+    ],
+)
+def test_what_does_not_fit_is_named(folder, changes, match):
+    with pytest.raises(UserError, match=match):
+        make_stage(small_restoration(folder, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (dict(generator="larger"), "larger is not one of replicated, same, pruned"),
+        (dict(trained=(), lora_rank=0), "nothing learns"),
+        (dict(lora_rank=-1), "lora_rank must not be negative"),
+        (dict(critic_lora_rank=0), "critic_lora_rank: must be positive"),
+        (dict(loss=RestorationLossConfig(l2=0, lpips=0, vsd=0)), "at least one weight"),
+        (dict(loss=RestorationLossConfig(lpips=-1)), "must not be negative"),
+        (dict(loss=RestorationLossConfig(min_timestep=800)), "must be below"),
+        (dict(critic_optim=OptimConfig(learning_rate=0)), "critic_optim.learning_rate"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(folder, changes, match):
+    with pytest.raises(UserError, match=match):
+        small_restoration(folder, **changes).validate()
+
+
+def test_a_run_without_low_resolution_is_refused(folder, tmp_path):
+    settings = small_restoration(folder)
+    settings.data.degradation = None
+    with pytest.raises(UserError, match="needs low resolution"):
+        train(settings, tmp_path, quiet=True)

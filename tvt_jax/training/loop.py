@@ -257,7 +257,7 @@ def _write_trained(path: Path, stage: Stage) -> None:
 _FREE_TO_CHANGE = (
     "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh", "remat",
     "required", "validation", "data.threads", "data.workers", "data.prefetch", "data.max_failed",
-    "data.tokenizer",
+    "data.tokenizer", "adapters",
 )  # fmt: skip
 
 

@@ -243,7 +243,8 @@ def _check(
     ):
         if crop % factor:
             raise UserError(
-                f"--config.{name}.crop={crop} is not a multiple of {factor}, the VAE's downsampling."
+                f"--config.{name}.crop={crop} is not a multiple of the VAE's downsampling, "
+                f"{factor}."
             )
     if not config.loss.vsd:
         return

@@ -1,7 +1,9 @@
 """Low-rank adapters as PyTorch has them: merged into a state dict, or in a file of their own.
 
 The file is diffusers' `pytorch_lora_weights.safetensors`, beside the weights of its network:
-`UNet2DConditionModel.from_pretrained(folder).load_lora_adapter(folder, prefix="unet")` reads both.
+
+    unet = UNet2DConditionModel.from_pretrained(folder)
+    unet.load_lora_adapter(folder, prefix="unet", weight_name="pytorch_lora_weights.safetensors")
 """
 
 import dataclasses

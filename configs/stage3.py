@@ -1,0 +1,91 @@
+"""Stage 3: real-world super-resolution in one step of diffusion (paper, section 3.4).
+
+    python -m tvt_jax.train --config configs/stage3.py --workdir runs/stage3 \
+        --config.data.train=PHOTOGRAPHS --config.sd=stable-diffusion-2-1-base \
+        --config.vae=runs/stage2/model/vae
+
+PHOTOGRAPHS are shards that `prepare --tag-with` tagged, or a folder of photographs without tags.
+The result, `runs/stage3/model`, is what `infer --model` takes.
+
+Variants, which combine with a comma (`configs/stage3.py:S4,tiny`):
+    (none)  the paper's run: VAE-D4 and the compute-efficient UNet, batch 16
+    tiny    small networks on the bundled photographs: minutes on two CPU cores, no download
+    S1      ablation: Stable Diffusion's VAE and UNet, the setting of OSEDiff, with adapters in the
+            VAE's encoder; --config.vae=stable-diffusion-2-1-base/vae
+    S2      ablation: S1 with the VAE of `configs/stage1.py:S2`, which has skip connections
+    S3      ablation: S1 with the VAE of `configs/stage2.py:S3`, which has eight latent channels
+    S4      ablation: VAE-D4 with Stable Diffusion's UNet as it is
+    S5      ablation: VAE-D4 with Stable Diffusion's UNet pruned by a quarter of its channels
+
+Source of the settings: the release. Where its ablations are not described: S1 denoises at the same
+timestep as TVT (OSEDiff starts at 999), so that they differ in their networks only, and S5 trains
+the pruned UNet in full, since pruning moves every layer.
+"""
+
+import copy
+
+from tvt_jax.bundled import TINY_TEACHER, TINY_UNET, TINY_VAE, use_bundled_photographs
+from tvt_jax.config import MILD, DataConfig, OptimConfig, RestorationTrainConfig
+
+_VARIANTS = {
+    "": dict(
+        generator="replicated",
+        trained=(
+            "down_blocks.0", "up_blocks.3.upsamplers.0", "up_blocks.4", "conv_in", "conv_out",
+        ),
+    ),
+    "S1": dict(generator="same", trained=("conv_in",), vae_lora_rank=4),
+    "S2": dict(generator="same", trained=("conv_in",)),
+    "S3": dict(generator="same", trained=("conv_in", "conv_out")),
+    "S4": dict(generator="same", trained=("conv_in",)),
+    "S5": dict(
+        generator="pruned",
+        trained=(
+            "conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks", "conv_norm_out",
+            "conv_out",
+        ),
+        lora_rank=0,
+    ),
+}  # fmt: skip
+
+
+def get_config(variant: str = "") -> RestorationTrainConfig:
+    """Returns the configuration of a variant."""
+    words = set(variant.split(",")) - {""}
+    if unknown := words - {"tiny", *_VARIANTS}:
+        names = ", ".join(name for name in _VARIANTS if name)
+        raise ValueError(f"unknown variant {unknown}; there are tiny, {names}")
+    names = words - {"tiny"}
+    if len(names) > 1:
+        raise ValueError(f"{' and '.join(sorted(names))} exclude each other")
+    name = names.pop() if names else ""
+    adamw = OptimConfig(learning_rate=5e-5, warmup_steps=500, weight_decay=1e-2, clip_norm=1.0)
+    config = RestorationTrainConfig(
+        **_VARIANTS[name],
+        required=("data.train", "sd", "vae"),
+        dtype="bfloat16",
+        remat=True,
+        steps=100_000,
+        optim=adamw,
+        critic_optim=copy.copy(adamw),
+        data=DataConfig(crop=512, batch_size=16, threads=32, degradation=copy.deepcopy(MILD)),
+    )
+    if "tiny" in words:
+        _shrink(config, name)
+    return config
+
+
+def _shrink(config: RestorationTrainConfig, name: str) -> None:
+    config.sd = str(TINY_UNET)
+    use_bundled_photographs(config)
+    config.data.degradation = copy.deepcopy(MILD)
+    if name == "S1":
+        config.vae = str(TINY_TEACHER)
+    elif name in ("S2", "S3"):  # the VAEs of these ablations are not bundled
+        config.required = ("vae",)
+    else:
+        config.vae = str(TINY_VAE)
+    # The perceptual loss needs weights that are not bundled; see README.
+    config.loss.lpips = 0.0
+    config.optim = OptimConfig(learning_rate=1e-3, warmup_steps=20, clip_norm=1.0)
+    config.critic_optim = copy.copy(config.optim)
