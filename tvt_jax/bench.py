@@ -37,16 +37,19 @@ def memory(
     batch_size: int | None = None,
     fsdp: int | None = None,
     quick: bool = False,
+    separate_bases: bool = False,
 ) -> None:
     """Print what a training step takes of each device of a TPU slice; needs no TPU, but libtpu.
 
     Args:
-      config: configuration, for example configs/stage1.py or configs/stage1.py:V1.
+      config: configuration, for example configs/stage3.py or configs/stage1.py:V1.
       topology: chip and arrangement: v5e:2x4, v5p:2x2x1, v6e:2x4 ...
       batch_size: instead of the configuration's.
       fsdp: parts that weights and moments are split into, instead of the configuration's.
       quick: compile with little effort, in a tenth of the time: shows that the step compiles and
         shards; its memory is not that of a real run.
+      separate_bases: of stage 3, with a UNet for each of generator, teacher and critic instead of
+        one for all, for comparison.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
     from tvt_jax.config import read_config
@@ -55,7 +58,7 @@ def memory(
     settings = read_config(config)
     settings.data.batch_size = batch_size or settings.data.batch_size
     settings.mesh.fsdp = fsdp or settings.mesh.fsdp
-    result = tpu_step_memory(settings, topology, quick)
+    result = tpu_step_memory(settings, topology, quick, separate_bases)
     print(
         f"{config} on {topology}, {result.devices} devices, batch {settings.data.batch_size}, "
         f"{settings.data.crop} px, fsdp {settings.mesh.fsdp}: per device "

@@ -11,6 +11,7 @@ HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
 # Made by `configs/pretrain_vae.py:tiny` and `configs/stage1.py:tiny`.
 TINY_TEACHER = ASSETS / "vae_tiny_teacher"
 TINY_VAE = ASSETS / "vae_tiny"
+TINY_UNET = ASSETS / "unet_tiny"
 
 
 def use_bundled_photographs(config: TrainConfig) -> None:

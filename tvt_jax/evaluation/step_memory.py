@@ -1,6 +1,7 @@
 """Memory of a training step on a TPU slice, from the compiler, without a TPU."""
 
 import dataclasses
+import importlib
 import os
 import tempfile
 import time
@@ -8,17 +9,30 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from tvt_jax.config import LPIPS_NETS, VAES, VAETrainConfig
+from tvt_jax.config import (
+    LPIPS_NETS,
+    SD21_UNET,
+    VAES,
+    RestorationTrainConfig,
+    SchedulerConfig,
+    TrainConfig,
+    VAETrainConfig,
+)
+from tvt_jax.data.pipeline import PROMPT_TOKENS
 from tvt_jax.errors import UserError
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings
+from tvt_jax.training.loop import STAGES
+from tvt_jax.training.restoration import Forward
 from tvt_jax.training.state import Stage, init_state
 from tvt_jax.training.step import make_step
-from tvt_jax.training.vae import make_stage
-from tvt_jax.weights.model_folder import init_network, save_network
-from tvt_jax.weights.names import params_to_torch
+from tvt_jax.weights.model_folder import abstract_network, save_network, write_json
+from tvt_jax.weights.names import torch_tensors
+from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds
+from tvt_jax.weights.tensor_files import Tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +54,20 @@ class StepMemory:
     seconds: float
 
 
-def tpu_step_memory(config: VAETrainConfig, topology: str, quick: bool) -> StepMemory:
+def tpu_step_memory(
+    config: TrainConfig, topology: str, quick: bool, separate_bases: bool = False
+) -> StepMemory:
     """Compiles the step of a run for a TPU slice.
 
-    Networks whose folders the configuration does not name get random weights.
+    In the place of networks whose folders the configuration does not name stand those of the paper,
+    without values; of stage 3's text encoder its embeddings only.
 
     Args:
       config: of the run.
       topology: chip and arrangement, for example "v5e:2x4".
       quick: compile with little effort: a tenth of the time; the memory then differs from that of
         a real run.
+      separate_bases: of stage 3: give generator, teacher and critic a UNet each, for comparison.
 
     Raises:
       UserError: the TPU compiler is not installed, the topology is unknown, or the step does not
@@ -57,8 +75,12 @@ def tpu_step_memory(config: VAETrainConfig, topology: str, quick: bool) -> StepM
     """
     mesh = make_mesh(config.mesh, _devices(topology))
     with tempfile.TemporaryDirectory() as folder, compiling_for("tpu"):
-        stage = make_stage(_with_random_networks(config, Path(folder)))
+        config = _with_empty_networks(config, Path(folder))
+        stage = importlib.import_module(STAGES[type(config).__name__]).make_stage(config)
+        if separate_bases:
+            stage = _with_separate_bases(stage)
         arguments = _arguments(stage, config, mesh)
+        stage = dataclasses.replace(stage, params=arguments[0].params, frozen=None)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments)
         step = jax.jit(
             make_step(stage, config, mesh),
@@ -101,23 +123,60 @@ def _devices(topology: str) -> list:
         ) from error
 
 
-def _with_random_networks(config: VAETrainConfig, folder: Path) -> VAETrainConfig:
-    config = dataclasses.replace(config, init_vae="")
+def _with_empty_networks(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Names folders of zeros where the configuration names none."""
 
-    def random(kind: str, settings) -> str:
-        network = init_network(kind, settings, 0)
-        tensors = params_to_torch(network(network.params), network.params)
-        save_network(folder / kind, kind, settings, tensors, "float32")
-        return str(folder / kind)
+    def empty(kind: str, settings, place: Path) -> str:
+        shapes = {t.name: t.shape for t in torch_tensors(abstract_network(kind, settings)).values()}
+        zeros = Tensors("zeros", shapes, lambda name: np.zeros(shapes[name], jnp.bfloat16))
+        save_network(place, kind, settings, zeros, jnp.bfloat16)
+        return str(place)
 
-    if (config.latents == "teacher" or config.loss.latent) and not config.teacher:
-        config.teacher = random("vae", VAES["VAE-D8"])
+    changes = {}
+    if isinstance(config, VAETrainConfig):
+        changes["init_vae"] = ""
+        if (config.latents == "teacher" or config.loss.latent) and not config.teacher:
+            changes["teacher"] = empty("vae", VAES["VAE-D8"], folder / "teacher")
+    if isinstance(config, RestorationTrainConfig):
+        if not config.sd:
+            empty("unet", SD21_UNET, folder / "sd" / "unet")
+            schedule = folder / "sd" / "scheduler" / "scheduler_config.json"
+            write_json(schedule, SchedulerConfig().to_json())
+            text = np.zeros((1, PROMPT_TOKENS, SD21_UNET.cross_attention_dim), np.float32)
+            save_prompt_embeds(folder / "sd", PromptEmbeds(text, text))
+            changes["sd"] = str(folder / "sd")
+        if not config.vae:
+            name = "VAE-D8" if config.generator == "same" else "VAE-D4"
+            changes["vae"] = empty("vae", VAES[name], folder / "vae")
     if config.loss.lpips and not config.lpips:
-        config.lpips = random("lpips", LPIPS_NETS["vgg16"])
-    return config
+        changes["lpips"] = empty("lpips", LPIPS_NETS["vgg16"], folder / "lpips" / "vgg16")
+    return dataclasses.replace(config, **changes)
 
 
-def _arguments(stage: Stage, config: VAETrainConfig, mesh: Mesh) -> tuple:
+class _SeparateBases(Forward):
+    """Stage 3 as it is without sharing: each of the three networks reads weights of its own."""
+
+    def teacher_params(self, frozen):
+        return frozen["teacher"]
+
+    def critic_params(self, frozen):
+        return frozen["critic"]
+
+    def unet_params(self, frozen):
+        return frozen["generator"]
+
+
+def _with_separate_bases(stage: Stage) -> Stage:
+    forward = stage.gradients.__self__
+    frozen = {name: tree for name, tree in stage.frozen.items() if name not in ("sd", "unet")}
+    frozen |= {"teacher": stage.frozen["sd"], "critic": stage.frozen["sd"]}
+    frozen["generator"] = forward.unet_params(stage.frozen)
+    values = {field.name: getattr(forward, field.name) for field in dataclasses.fields(forward)}
+    gradients = _SeparateBases(**values).gradients
+    return dataclasses.replace(stage, frozen=frozen, gradients=gradients)
+
+
+def _arguments(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple:
     """(state, frozen, batch, key) of a step as shapes with shardings."""
 
     def placed(tree, shardings):
@@ -128,12 +187,14 @@ def _arguments(stage: Stage, config: VAETrainConfig, mesh: Mesh) -> tuple:
         )
 
     state = jax.eval_shape(lambda: init_state(stage, config))
-    side = config.data.crop
-    image = jax.ShapeDtypeStruct((config.data.batch_size, side, side, 3), jnp.float32)
+    side, size = config.data.crop, config.data.batch_size
+    image = jax.ShapeDtypeStruct((size, side, side, 3), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((size, PROMPT_TOKENS), jnp.int32)
+    batch = {name: tokens if name == "tokens" else image for name in stage.inputs}
     key = jax.eval_shape(lambda: jax.random.key(0))
     return (
         placed(state, state_shardings(state, mesh)),
         placed(stage.frozen, state_shardings(stage.frozen, mesh)),
-        placed({"hr": image}, {"hr": batch_sharding(mesh)}),
+        placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
         placed(key, replicated(mesh)),
     )

@@ -339,6 +339,14 @@ class Forward:
         flat |= {path: sd[origin] for path, origin in self.shared.items()}
         return nnx.as_pure(nnx.from_flat_state(flat))
 
+    def teacher_params(self, frozen):
+        """The teacher's weights."""
+        return frozen["sd"]
+
+    def critic_params(self, frozen):
+        """The critic's frozen weights."""
+        return frozen["sd"]
+
     def _restore(self, generator, frozen, lr, context, key):
         """(image [B, H, W, 3] in [-1, 1], clean latent [B, h, w, C], scaled)."""
         vae = nnx.merge(self.vae, generator["vae"], frozen["vae"])
@@ -373,8 +381,8 @@ class Forward:
         """
         patches = jax.lax.stop_gradient(patches)
         loss = self.config.loss
-        critic = nnx.merge(self.critic, jax.lax.stop_gradient(adapters), frozen["sd"])
-        teacher = nnx.merge(self.teacher, frozen["sd"])
+        critic = nnx.merge(self.critic, jax.lax.stop_gradient(adapters), self.critic_params(frozen))
+        teacher = nnx.merge(self.teacher, self.teacher_params(frozen))
         noisy, _, timesteps = self._noised(patches, key, loss.min_timestep, loss.max_timestep)
         prompts = jnp.repeat(context, patches.shape[0] // context.shape[0], axis=0)
 
@@ -411,7 +419,7 @@ class Forward:
 
     def _critic_loss(self, adapters, frozen, patches, context, key):
         """Mean squared error of the noise that the critic predicts in what the generator made."""
-        critic = nnx.merge(self.critic, adapters, frozen["sd"])
+        critic = nnx.merge(self.critic, adapters, self.critic_params(frozen))
         noisy, noise, timesteps = self._noised(
             jax.lax.stop_gradient(patches), key, 0, len(self.alpha_bar)
         )
