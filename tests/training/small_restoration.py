@@ -28,7 +28,7 @@ def small_restoration(folder: Path, **changes) -> RestorationTrainConfig:
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=0, weight_decay=1e-2, clip_norm=1.0),
         critic_optim=OptimConfig(1e-3, warmup_steps=0, weight_decay=1e-2, clip_norm=1.0),
         data=DataConfig(
-            train=str(TRAIN_PHOTOGRAPHS), crop=32, batch_size=2, threads=1, degradation=MILD
+            train=str(TRAIN_PHOTOGRAPHS), crop=48, batch_size=2, threads=1, degradation=MILD
         ),
     )
     return RestorationTrainConfig(**{**values, **changes})

@@ -5,17 +5,16 @@ diffusers and peft.
 """
 
 import dataclasses
-import json
 import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
 from flax import nnx
-from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tests.support.lpips_package import reference_lpips
@@ -32,7 +31,7 @@ from tests.support.torch_restoration import (
 from tests.training.small_restoration import small_restoration
 from tests.training.small_run import read_metrics
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
-from tvt_jax.checkpoint import Checkpoints, abstract_like
+from tvt_jax.checkpoint import abstract_like
 from tvt_jax.config import (
     NEGATIVE_PROMPT,
     MeshConfig,
@@ -40,6 +39,7 @@ from tvt_jax.config import (
     RestorationLossConfig,
     ValidationConfig,
 )
+from tvt_jax.data.pipeline import Collate, heldout_samples
 from tvt_jax.errors import UserError
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.parallel import make_mesh
@@ -258,7 +258,7 @@ def finished(folder, tmp_path_factory):
     """(workdir of a run of four steps with validation, its configuration)."""
     settings = small_restoration(
         folder,
-        validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=2, crop=32, lpips=False),
+        validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=2, crop=48, lpips=False),
     )
     workdir = tmp_path_factory.mktemp("run")
     assert train(settings, workdir, quiet=True) == workdir / "model"
@@ -280,26 +280,21 @@ def test_the_run_logs_losses_and_compares_with_its_input(finished):
 
 
 def test_the_result_is_a_model_that_infer_takes(finished, folder):
+    """Its restoration is what the run's validation sees in the state of its last step."""
     workdir, settings = finished
     upscaler = Upscaler.from_folder(workdir / "model", "float32")
-    image = np.asarray(Image.open(next(HELDOUT_PHOTOGRAPHS.iterdir())).convert("RGB"))[:32, :32]
-    got = upscaler.restore(image, prompt="a dog", color_fix="none")
-    # The same by the networks of the run, from its last checkpoint.
+    sample = heldout_samples(settings.validation, settings.data)[0]
+    got = upscaler.restore(sample["lr"], prompt=sample["prompt"], color_fix="none")
     stage = make_stage(settings)
-    state = init_state(stage, settings)
-    with Checkpoints(workdir, 1, 3) as checkpoints:
-        state = checkpoints.restore(abstract_like(jax.device_put(state)), recorded_run(workdir))
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "sd" / "tokenizer")
-    tokens = tokenizer(["a dog"], padding="max_length", max_length=77, return_tensors="np")
-    batch = {"lr": image[None] / np.float32(127.5) - 1, "tokens": tokens["input_ids"]}
-    want = jax.jit(stage.preview)(state.params, stage.frozen, batch)[0]
+    state = jax.device_put(init_state(stage, settings))
+    manager = ocp.CheckpointManager(workdir / "checkpoints")
+    kept = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_like(state)))
+    state = manager.restore(4, args=kept).state
+    batch = Collate(stage.tokenizer)([sample])
+    inputs = {name: batch[name] for name in stage.inputs}
+    want = jax.jit(stage.preview)(state.params, stage.frozen, inputs)[0]
     assert np.abs(got - (np.asarray(want) + 1) / 2).max() < 2e-5
-
-
-def recorded_run(workdir):
-    """What the checkpoint says of its run."""
-    (path,) = sorted(workdir.glob("checkpoints/4/run/metadata"))
-    return json.loads(path.read_text())
+    assert np.abs(got - sample["lr"] / np.float32(255)).max() > 0.1
 
 
 def test_adapters_on_request_stay_beside_the_weights(finished, folder, tmp_path):
@@ -318,8 +313,8 @@ def test_adapters_on_request_stay_beside_the_weights(finished, folder, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(loss=RestorationLossConfig(patch=5)), "latents of 16 px, which patches of"),
-        (dict(loss=RestorationLossConfig(max_timestep=2000)), "beyond the 1000 timesteps"),
+        (dict(loss=RestorationLossConfig(patch=5)), "latents of 24 px, which patches of"),
+        (dict(loss=RestorationLossConfig(patch=8, max_timestep=2000)), "beyond the 1000 timesteps"),
         (dict(trained=("nothing",)), "this network has no nothing"),
         (dict(vae="nowhere"), "not a vae folder"),
         (dict(sd="nowhere"), "nowhere/scheduler/scheduler_config.json"),
@@ -336,7 +331,7 @@ def test_what_does_not_fit_is_named(folder, changes, match):
         (dict(generator="larger"), "larger is not one of replicated, same, pruned"),
         (dict(trained=(), lora_rank=0), "nothing learns"),
         (dict(lora_rank=-1), "lora_rank must not be negative"),
-        (dict(critic_lora_rank=0), "critic_lora_rank: must be positive"),
+        (dict(critic_lora_rank=0), "critic_lora_rank are not positive"),
         (dict(loss=RestorationLossConfig(l2=0, lpips=0, vsd=0)), "at least one weight"),
         (dict(loss=RestorationLossConfig(lpips=-1)), "must not be negative"),
         (dict(loss=RestorationLossConfig(min_timestep=800)), "must be below"),
