@@ -36,6 +36,7 @@ from tvt_jax.config.paper import (
 from tvt_jax.config.training import (
     PAIR_LAYOUTS,
     DataConfig,
+    DiffusionTrainConfig,
     MeshConfig,
     OptimConfig,
     TrainConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "DataConfig",
     "DegradationConfig",
     "DegradationPass",
+    "DiffusionTrainConfig",
     "DiscriminatorConfig",
     "LPIPSConfig",
     "LPIPS_NETS",

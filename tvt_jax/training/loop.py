@@ -35,7 +35,10 @@ from tvt_jax.training.step import make_step
 from tvt_jax.training.validation import Validation
 
 # Configuration class -> the module that makes its stage.
-STAGES = {"VAETrainConfig": "tvt_jax.training.vae"}
+STAGES = {
+    "DiffusionTrainConfig": "tvt_jax.training.diffusion",
+    "VAETrainConfig": "tvt_jax.training.vae",
+}
 
 
 def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
@@ -239,17 +242,16 @@ def _write_trained(path: Path, stage: Stage) -> None:
 _FREE_TO_CHANGE = (
     "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh", "remat",
     "required", "validation", "data.threads", "data.workers", "data.prefetch", "data.max_failed",
-    "init_vae", "teacher", "lpips",
 )  # fmt: skip
 
 
 def _identity(config: TrainConfig) -> dict:
     """The settings that a resumed run must share, as JSON values by dotted name."""
-    flat = {}
+    flat, free = {}, {*_FREE_TO_CHANGE, *config.PATHS}
 
     def add(prefix, values):
         for name, value in values.items():
-            if prefix + name in _FREE_TO_CHANGE:
+            if prefix + name in free:
                 continue
             if isinstance(value, dict):
                 add(f"{prefix}{name}.", value)
