@@ -8,9 +8,12 @@ from tvt_jax.config import DataConfig, TrainConfig, VAEConfig, ValidationConfig
 ASSETS = Path(__file__).parent / "assets"
 TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
 HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
-# Made by `configs/pretrain_vae.py:tiny` and `configs/stage1.py:tiny`.
+# Made by `configs/pretrain_vae.py:tiny`, `configs/stage1.py:tiny` and
+# `configs/pretrain_unet.py:tiny`. The UNet's folder stands for Stable Diffusion's; its VAE is the
+# teacher.
 TINY_TEACHER = ASSETS / "vae_tiny_teacher"
 TINY_VAE = ASSETS / "vae_tiny"
+TINY_UNET = ASSETS / "unet_tiny"
 # 1 / standard deviation of their latents, 6.92 on the bundled photographs.
 TINY_SCALING_FACTOR = 0.1444
 
