@@ -3,11 +3,14 @@
 import importlib.util
 from pathlib import Path
 
+import jax
 import pytest
+from flax import nnx
 
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
-from tvt_jax.config import VAES, VAETrainConfig
+from tvt_jax.config import SD21_UNET, VAES, DiffusionTrainConfig, VAETrainConfig
 from tvt_jax.weights.model_folder import abstract_network
+from tvt_jax.weights.replication import replicated_config
 
 ROOT = Path(__file__).parent.parent
 # Configuration file -> its variants, `tiny` apart.
@@ -15,8 +18,14 @@ FILES = {
     "stage1": ("", "V1", "V2", "S2", "S3"),
     "stage2": ("", "V1", "V2", "S3"),
     "pretrain_vae": ("", "T1", "T2"),
+    "pretrain_unet": ("", "small"),
 }
-VARIANTS = [(name, variant) for name, variants in FILES.items() for variant in variants]
+VAE_VARIANTS = [
+    (name, variant)
+    for name, variants in FILES.items()
+    for variant in variants
+    if name != "pretrain_unet"
+]
 
 
 def load(name):
@@ -31,8 +40,8 @@ def test_every_file_is_tested():
     assert {path.stem for path in (ROOT / "configs").rglob("*.py")} == set(FILES)
 
 
-@pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_variants(name, variant):
+@pytest.mark.parametrize(("name", "variant"), VAE_VARIANTS)
+def test_variants_of_vaes(name, variant):
     module = load(name)
     full = module.get_config(variant)
     tiny = module.get_config(f"{variant},tiny" if variant else "tiny")
@@ -42,15 +51,45 @@ def test_variants(name, variant):
     # The same network, narrower; the same losses, apart from the one whose weights are downloaded.
     assert len(tiny.vae.block_out_channels) == len(full.vae.block_out_channels)
     assert (tiny.trained, tiny.fresh, tiny.latents) == (full.trained, full.fresh, full.latents)
-    assert tiny.data.train == str(TRAIN_PHOTOGRAPHS)
-    assert tiny.validation.folder == str(HELDOUT_PHOTOGRAPHS)
+    check_is_bundled(tiny)
     if tiny.required:  # an ablation of stage 2 needs its own stage 1 first
         assert name == "stage2" and tiny.required == ("init_vae",)
         tiny.init_vae = "runs/stage1/model/vae"
     tiny.validate()
+    check_documented(module, name, variant)
+
+
+def check_is_bundled(config):
+    assert config.data.train == str(TRAIN_PHOTOGRAPHS)
+    assert config.validation.folder == str(HELDOUT_PHOTOGRAPHS)
+
+
+def check_documented(module, name, variant):
     assert f"--config configs/{name}.py" in module.__doc__ and (
         not variant or variant in module.__doc__
     )
+
+
+# Parameters of each UNet once its outer levels are replicated: what the whole model may hold.
+@pytest.mark.parametrize(("variant", "most"), [("", None), ("small", 3.5e6), ("tiny", 1.5e6)])
+def test_variants_of_unets(variant, most):
+    module = load("pretrain_unet")
+    config = module.get_config(variant)
+    assert isinstance(config, DiffusionTrainConfig)
+    # The levels of Stable Diffusion's, so that its outer ones can be replicated.
+    assert len(config.unet.block_out_channels) == len(SD21_UNET.block_out_channels)
+    network = abstract_network("unet", replicated_config(config.unet))
+    if most is not None:
+        sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(network))]
+        assert sum(sizes) <= most
+    assert config.data.degradation is not None and 0 < config.degraded < 1
+    if variant == "tiny":
+        check_is_bundled(config)
+    else:
+        assert config.required == ("data.train", "vae")
+        config.data.train, config.vae = "photographs", "vae"
+    config.validate()
+    check_documented(module, "pretrain_unet", variant)
 
 
 @pytest.mark.parametrize("name", FILES)

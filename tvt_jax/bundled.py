@@ -8,10 +8,14 @@ from tvt_jax.config import DataConfig, TrainConfig, VAEConfig, ValidationConfig
 ASSETS = Path(__file__).parent / "assets"
 TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
 HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
-# Made by `configs/pretrain_vae.py:tiny` and `configs/stage1.py:tiny`.
+# Made by `configs/pretrain_vae.py:tiny`, `configs/stage1.py:tiny` and
+# `configs/pretrain_unet.py:tiny`. The UNet's folder stands for Stable Diffusion's; its VAE is the
+# teacher.
 TINY_TEACHER = ASSETS / "vae_tiny_teacher"
 TINY_VAE = ASSETS / "vae_tiny"
 TINY_UNET = ASSETS / "unet_tiny"
+# 1 / standard deviation of their latents, 6.92 on the bundled photographs.
+TINY_SCALING_FACTOR = 0.1444
 
 
 def use_bundled_photographs(config: TrainConfig) -> None:
@@ -29,6 +33,11 @@ def use_bundled_photographs(config: TrainConfig) -> None:
 
 
 def tiny_vae(vae: VAEConfig) -> VAEConfig:
-    """The same network at an eighth of its width."""
+    """The same network at an eighth of its width, with the latents of the bundled VAEs."""
     widths = tuple(width // 8 for width in vae.block_out_channels)
-    return dataclasses.replace(vae, block_out_channels=widths, norm_num_groups=8)
+    return dataclasses.replace(
+        vae,
+        block_out_channels=widths,
+        norm_num_groups=8,
+        scaling_factor=TINY_SCALING_FACTOR,
+    )

@@ -55,6 +55,7 @@ def infer(
         return
 
     from tvt_jax.compilation import enable_compilation_cache
+    from tvt_jax.inference.prompt import NO_TEXT_ENCODER
     from tvt_jax.inference.tag_files import TagFile
     from tvt_jax.inference.upscaler import Upscaler
     from tvt_jax.progress import progress
@@ -62,6 +63,8 @@ def infer(
     file = None if tags is None else TagFile(tags)
     enable_compilation_cache()
     upscaler = Upscaler.from_folder(model, dtype)
+    if not upscaler.takes_text and (prompt is not None or file is not None):
+        raise UserError(NO_TEXT_ENCODER)
     if file is not None and not upscaler.has_tagger:
         _check_complete(file, [job.source for job in jobs])
     failed = []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from tvt_jax import memory
 from tvt_jax.errors import UserError
@@ -19,6 +20,7 @@ from tvt_jax.inference.image_files import read_image, write_image
 from tvt_jax.inference.prompt import build_prompt
 from tvt_jax.inference.sizing import enlarge, plan_sizes
 from tvt_jax.inference.upscaler import Upscaler
+from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds
 
 PROMPT = ", clean, high-resolution, 8k,"
 
@@ -136,6 +138,54 @@ def test_the_prompt_matters(upscaler, restored):
     image, first = restored
     other = upscaler.restore(image, prompt="a cat", color_fix="none")
     assert np.abs(other - first).max() > 1e-5
+
+
+@pytest.fixture(scope="module")
+def textless_model(small_model, small_release, tmp_path_factory):
+    """The small model with what its text encoder says to the fixed words in the encoder's place."""
+    model = tmp_path_factory.mktemp("textless") / "model"
+    shutil.copytree(small_model, model, ignore=shutil.ignore_patterns("text_encoder", "tokenizer"))
+    tokenizer = CLIPTokenizer.from_pretrained(small_release.sd / "tokenizer")
+    tokens = tokenizer(
+        PROMPT, max_length=77, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    embedding = small_release.text_encoder(tokens)[0].detach().numpy()
+    save_prompt_embeds(model, PromptEmbeds(embedding, -embedding))
+    return model
+
+
+def test_a_stored_embedding_stands_for_the_text_encoder(textless_model, restored):
+    image, want = restored
+    upscaler = Upscaler.from_folder(textless_model, "float32")
+    assert not upscaler.takes_text and not upscaler.has_tagger
+    assert np.abs(upscaler.restore(image, color_fix="none") - want).max() < 1e-5
+    np.testing.assert_array_equal(
+        upscaler.restore(image, color_fix="none", tags=()),
+        upscaler.restore(image, color_fix="none"),
+    )
+
+
+def test_a_model_with_a_stored_embedding_takes_no_text(textless_model, tmp_path):
+    upscaler = Upscaler.from_folder(textless_model, "float32")
+    for words in (dict(prompt="a cat"), dict(prompt=""), dict(tags=["cat"])):
+        with pytest.raises(UserError, match="no text encoder.* no --prompt and no tags"):
+            upscaler.restore(picture(24, 24), **words)
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, picture(8, 8))
+    # Said once, before any picture.
+    for words in (dict(prompt="a cat"), dict(tags=tmp_path / "tags.json")):
+        with pytest.raises(UserError, match="no text encoder"):
+            infer(textless_model, [tmp_path / "in"], tmp_path / "out", **words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stored_embedding_of_another_width_is_refused(textless_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(textless_model, model)
+    wide = np.zeros((1, 4, 40), np.float32)
+    save_prompt_embeds(model, PromptEmbeds(wide, wide))
+    with pytest.raises(UserError, match="stored prompt embedding is 40 wide, the UNet wants 48"):
+        Upscaler.from_folder(model)
 
 
 def test_one_compilation_for_each_padded_size(upscaler):

@@ -43,6 +43,7 @@ from tvt_jax.config.restoration import (
 from tvt_jax.config.training import (
     PAIR_LAYOUTS,
     DataConfig,
+    DiffusionTrainConfig,
     MeshConfig,
     OptimConfig,
     TrainConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "DataConfig",
     "DegradationConfig",
     "DegradationPass",
+    "DiffusionTrainConfig",
     "DiscriminatorConfig",
     "GENERATORS",
     "LPIPSConfig",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tvt_jax.config.degradation import DegradationConfig
-from tvt_jax.config.networks import DiscriminatorConfig, VAEConfig
+from tvt_jax.config.networks import DiscriminatorConfig, UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
 
 
@@ -251,6 +251,40 @@ class VAETrainConfig(TrainConfig):
                     f"--config.data.crop={self.data.crop} is too small for the discriminator, "
                     f"which needs {smallest} px."
                 )
+
+
+@dataclasses.dataclass(kw_only=True)
+class DiffusionTrainConfig(TrainConfig):
+    """Pre-training of a latent diffusion UNet from scratch: the teacher of a small stage 3.
+
+    Two random embeddings stand for texts. Latents of photographs come with the one, latents of
+    degraded photographs with the other, as Stable Diffusion has them with words of quality and with
+    the negative prompt: guidance from the second towards the first leads away from degradation.
+    """
+
+    unet: UNetConfig
+    vae: str = ""  # VAE folder; frozen
+    init_unet: str = ""  # UNet folder to start from
+    degraded: float = 0.5  # share of the samples that are degraded; others are photographs
+    embeds_tokens: int = 8  # of each embedding
+    # Noises and timesteps that the UNet sees of each latent at a step. A small UNet costs less than
+    # the encoder, so that several are almost as good as a larger batch, and cheaper.
+    noises: int = 1
+
+    PATHS: ClassVar[tuple[str, ...]] = (*TrainConfig.PATHS, "vae", "init_unet")
+    HINTS: ClassVar[Mapping[str, str]] = {
+        **TrainConfig.HINTS,
+        "vae": "a VAE folder, for example what configs/pretrain_vae.py trained",
+    }
+
+    def validate(self) -> None:
+        """Checks what can be checked without reading files; see the base class."""
+        super().validate()
+        if not 0 <= self.degraded <= 1:
+            raise UserError(f"--config.degraded={self.degraded} is not in [0, 1].")
+        for name in ("embeds_tokens", "noises"):
+            if self._field(name) <= 0:
+                raise UserError(f"--config.{name}={self._field(name)} must be positive.")
 
 
 def read_config(text: str) -> TrainConfig:

@@ -13,12 +13,11 @@ from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import COLOR_FIXES, color_fix
-from tvt_jax.inference.prompt import build_prompt, make_text_encoder
+from tvt_jax.inference.prompt import EncodedText, StoredText, load_text
 from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.memory import check_fits
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.weights.model_folder import Network, load_network, read_scheduler_config
-from tvt_jax.weights.tokenizer import load_tokenizer, tokenize
 
 DTYPES = ("auto", "float32", "bfloat16")
 POSTERIORS = ("mean", "sample")
@@ -35,18 +34,13 @@ class Upscaler:
         self,
         vae: Network,
         unet: Network,
-        text_encoder: Network,
-        tokenizer,
+        text: EncodedText | StoredText,
         scheduler,
         tagger: Callable[[Sequence[np.ndarray]], list[list[str]]] | None = None,
     ):
-        self._vae, self._unet, self._tagger = vae, unet, tagger
-        self._tokenizer = tokenizer
-        self._encode_text = make_text_encoder(text_encoder)
-        self._max_tokens = text_encoder.config.max_position_embeddings
+        self._vae, self._unet, self._text, self._tagger = vae, unet, text, tagger
         self._alpha_bar = alphas_cumprod(scheduler)[ONE_STEP_TIMESTEP]
         self._multiple = max(8, vae.config.downsampling)
-        self._embeddings: dict[str, jax.Array] = {}
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     @classmethod
@@ -75,15 +69,14 @@ class Upscaler:
         precision = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
         unet = load_network(model / "unet", "unet", **precision)
-        text_encoder = load_network(model / "text_encoder", "text_encoder", **precision)
-        _check_consistent(vae, unet, text_encoder, model)
-        tokenizer = load_tokenizer(model / "tokenizer")
+        text = load_text(model, **precision)
+        _check_consistent(vae, unet, text, model)
         tagger = None
-        if (model / "tagger").is_dir():
+        if text.takes_text and (model / "tagger").is_dir():
             # Float32 as in the release, and one image at a time: nothing to share among devices.
             tagger = load_tagger(model, batch_size=1, devices=jax.local_devices()[:1])
         scheduler = read_scheduler_config(model)
-        return cls(vae, unet, text_encoder, tokenizer, scheduler, tagger)
+        return cls(vae, unet, text, scheduler, tagger)
 
     def __call__(
         self,
@@ -100,7 +93,8 @@ class Upscaler:
         Args:
           image: [H, W, 3] uint8, any size from 1 x 1 on.
           scale: 1 to 8; the networks are trained for 4.
-          prompt: text used as it is; None for the release's fixed words.
+          prompt: text used as it is; None for the release's fixed words, or for the stored
+            embedding of a model that has no text encoder: that takes neither text nor tags.
           color_fix: "adain", "wavelet" or "none".
           posterior: "mean" of the encoder's distribution, or a "sample" as the release draws.
           seed: of that sample.
@@ -117,6 +111,11 @@ class Upscaler:
         restored = self.restore(working, prompt, color_fix, posterior, seed, tags)
         quantised = np.round(np.clip(restored, 0.0, 1.0) * 255.0).astype(np.uint8)
         return sizing.to_output(quantised, plan)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the model reads prompts and tags; else it has one stored embedding."""
+        return self._text.takes_text
 
     @property
     def has_tagger(self) -> bool:
@@ -166,7 +165,7 @@ class Upscaler:
         padded = jnp.asarray(sizing.pad(image, self._multiple))
         if tags is None:
             tags = self._see(image)
-        context = self._embed(build_prompt(list(tags), prompt))
+        context = self._text.embed(list(tags), prompt)
         key = jax.random.key(seed)
         restored, finite = self._run(self._unet, padded, context, key, posterior)
         if not finite and self._unet.dtype != jnp.float32:
@@ -178,13 +177,6 @@ class Upscaler:
                 "the network's output is not finite and is not written; the weights are damaged."
             )
         return np.asarray(_finish(restored[:height, :width], image, color_fix))
-
-    def _embed(self, prompt: str) -> jax.Array:
-        """Text embedding [1, tokens, width] of a prompt, computed once."""
-        if prompt not in self._embeddings:
-            tokens = tokenize(self._tokenizer, prompt, self._max_tokens)
-            self._embeddings[prompt] = self._encode_text(tokens)
-        return self._embeddings[prompt]
 
     def _run(self, unet: Network, image, context, key, posterior: str) -> tuple[jax.Array, bool]:
         """Runs the networks on a padded image; one compilation for each size."""
@@ -239,15 +231,16 @@ def _check_image(image: np.ndarray) -> None:
         )
 
 
-def _check_consistent(vae: Network, unet: Network, text_encoder: Network, model: Path) -> None:
+def _check_consistent(
+    vae: Network, unet: Network, text: EncodedText | StoredText, model: Path
+) -> None:
     """Networks of one folder must fit each other; their own files cannot show that."""
     latent, width = vae.config.latent_channels, unet.config.cross_attention_dim
     problems = []
     if (unet.config.in_channels, unet.config.out_channels) != (latent, latent):
         problems.append(f"the VAE has {latent} latent channels, the UNet {unet.config.in_channels}")
-    if text_encoder.config.hidden_size != width:
-        problems.append(
-            f"the text encoder is {text_encoder.config.hidden_size} wide, the UNet wants {width}"
-        )
+    if text.width != width:
+        name = "text encoder" if text.takes_text else "stored prompt embedding"
+        problems.append(f"the {name} is {text.width} wide, the UNet wants {width}")
     if problems:
         raise UserError(f"the networks in {model} do not belong together: {'; '.join(problems)}.")

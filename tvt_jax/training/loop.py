@@ -36,6 +36,7 @@ from tvt_jax.training.validation import Validation
 
 # Configuration class -> the module that makes its stage.
 STAGES = {
+    "DiffusionTrainConfig": "tvt_jax.training.diffusion",
     "RestorationTrainConfig": "tvt_jax.training.restoration",
     "VAETrainConfig": "tvt_jax.training.vae",
 }

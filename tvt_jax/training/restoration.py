@@ -125,6 +125,7 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         result=Path("model"),
         trained=names,
         inputs=("hr", "lr", *text.inputs),
+        preview_of="lr",
         tokenizer=text.tokenizer,
     )
 

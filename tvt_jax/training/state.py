@@ -61,6 +61,7 @@ class Stage:
       result: where in the run's folder the result goes.
       trained: names of the trained parameters of each network.
       inputs: what it needs of a batch.
+      preview_of: which picture of a batch `preview` works on.
       tokenizer: folder of the tokenizer that makes "tokens" of a batch's prompts; empty: none.
     """
 
@@ -74,6 +75,7 @@ class Stage:
     result: Path
     trained: Mapping[str, tuple[str, ...]]
     inputs: tuple[str, ...] = ("hr",)
+    preview_of: str = "hr"
     tokenizer: str = ""
 
 

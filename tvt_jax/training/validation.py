@@ -54,7 +54,7 @@ class Validation:
           side, [H, 3 W, 3] uint8).
         """
         values, shown = [], []
-        restores = "lr" in self._stage.inputs
+        preview_of = self._stage.preview_of
         # One photograph for each device at a time, so that all batches have one shape.
         size = self._mesh.size
         for first in range(0, len(self._samples), size):
@@ -69,8 +69,8 @@ class Validation:
             for output, sample in zip(outputs, samples, strict=False):
                 restored = np.clip(np.round((output + 1.0) * 127.5), 0, 255).astype(np.uint8)
                 measured = self._measure(restored, sample["hr"])
-                given = sample["lr"] if restores else sample["hr"]
-                if restores:
+                given = sample[preview_of]
+                if preview_of != "hr":
                     of_input = self._measure(given, sample["hr"])
                     measured |= {f"input_{name}": value for name, value in of_input.items()}
                 values.append(measured)
