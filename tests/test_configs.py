@@ -8,8 +8,20 @@ import pytest
 from flax import nnx
 
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
-from tvt_jax.config import SD21_UNET, VAES, DiffusionTrainConfig, VAETrainConfig
+from tvt_jax.config import (
+    CE_UNET,
+    SD21_UNET,
+    VAES,
+    DiffusionTrainConfig,
+    LoRAConfig,
+    RestorationTrainConfig,
+    VAETrainConfig,
+)
+from tvt_jax.models.layers import InitKeys
+from tvt_jax.models.lora import add_lora
+from tvt_jax.training.state import split_trained
 from tvt_jax.weights.model_folder import abstract_network
+from tvt_jax.weights.names import torch_tensors
 from tvt_jax.weights.replication import replicated_config
 
 ROOT = Path(__file__).parent.parent
@@ -19,13 +31,24 @@ FILES = {
     "stage2": ("", "V1", "V2", "S3"),
     "pretrain_vae": ("", "T1", "T2"),
     "pretrain_unet": ("", "small"),
+    "stage3": ("", "S1", "S2", "S3", "S4", "S5"),
+    "stisr": ("",),
 }
+# The rule by which the release picks what it trains.
+RELEASE_LORA = (
+    "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_in", "conv_shortcut",
+    "conv_out", "proj_out", "proj_in", "ff.net.2", "ff.net.0.proj",
+)  # fmt: skip
+RELEASE_FULL = (
+    "down_blocks.0", "up_blocks.3.upsamplers.0", "up_blocks.4", "conv_in", "conv_out",
+)  # fmt: skip
 VAE_VARIANTS = [
     (name, variant)
     for name, variants in FILES.items()
     for variant in variants
-    if name != "pretrain_unet"
+    if name in ("stage1", "stage2", "pretrain_vae")
 ]
+RESTORATION_VARIANTS = [(name, v) for name in ("stage3", "stisr") for v in FILES[name]]
 
 
 def load(name):
@@ -90,6 +113,61 @@ def test_variants_of_unets(variant, most):
         config.data.train, config.vae = "photographs", "vae"
     config.validate()
     check_documented(module, "pretrain_unet", variant)
+
+
+@pytest.mark.parametrize(("name", "variant"), RESTORATION_VARIANTS)
+def test_variants_of_restoration(name, variant):
+    module = load(name)
+    full = module.get_config(variant)
+    tiny = module.get_config(f"{variant},tiny" if variant else "tiny")
+    assert full.required == ("data.train", "sd", "vae")
+    full.data.train, full.sd, full.vae = "photographs", "sd", "vae"
+    for config in (full, tiny):
+        assert isinstance(config, RestorationTrainConfig)
+    check_is_bundled(tiny)
+    if tiny.required:  # VAEs of ablations are trained first
+        assert variant in ("S2", "S3") and tiny.required == ("vae",)
+        tiny.vae = "runs/stage2/model/vae"
+    full.validate()
+    tiny.validate()
+    same = ("generator", "trained", "lora_rank", "vae_lora_rank", "critic_lora_rank")
+    for field in same:
+        assert getattr(tiny, field) == getattr(full, field)
+    check_documented(module, name, variant)
+
+
+def test_stage_3_is_the_releases():
+    config = load("stage3").get_config()
+    loss = config.loss
+    assert (loss.l2, loss.lpips, loss.vsd, loss.guidance) == (1.0, 2.0, 1.0, 7.5)
+    assert (loss.patch, loss.min_timestep, loss.max_timestep) == (64, 250, 750)
+    for optim in (config.optim, config.critic_optim):
+        assert (optim.learning_rate, optim.beta1, optim.beta2) == (5e-5, 0.9, 0.999)
+        assert (optim.epsilon, optim.weight_decay, optim.clip_norm) == (1e-8, 1e-2, 1.0)
+        assert (optim.schedule, optim.warmup_steps) == ("constant", 500)
+    assert config.data.batch_size == 16 and config.data.crop == 512
+    assert config.lora_rank == config.critic_lora_rank == 4 and not config.vae_lora_rank
+    pairs = load("stisr").get_config()
+    assert pairs.data.pairs == "realce" and pairs.data.degradation is None
+
+
+def test_what_stage_3_trains_is_what_the_release_trains():
+    """By name, at full size: the release's rules applied to PyTorch's names."""
+    model = abstract_network("unet", CE_UNET)
+    plain = {t.name for t in torch_tensors(model).values()}
+    adapted = {
+        name.removesuffix(".weight")
+        for name in plain
+        if any(word in name for word in RELEASE_LORA) and "bias" not in name and "norm" not in name
+    }
+    full = {name for name in plain if any(part in name for part in RELEASE_FULL)}
+    add_lora(model, LoRAConfig(), InitKeys(None))
+    _, trained, frozen, _ = split_trained(model, load("stage3").get_config().trained)
+    table, got = torch_tensors(model), [path for path, _ in nnx.to_flat_state(trained)]
+    assert {table[path].name for path in got if path in table} == full
+    layers = [".".join(map(str, path[:-1])) for path in got if path not in table]
+    assert sorted(layers) == sorted([*adapted, *adapted])  # A and B
+    assert all(path in table for path, _ in nnx.to_flat_state(frozen))
 
 
 @pytest.mark.parametrize("name", FILES)
