@@ -151,11 +151,10 @@ def _check_output(output: Path, wanted: set[str]) -> None:
     """Pictures of another run must not slip into the training data."""
     if output.is_file():
         raise UserError(f"--output {output} is a file, and a folder is wanted here.")
-    if not output.is_dir() or not any(output.rglob("*.*")):
+    if not output.is_dir():
         return
-    for folder in output.rglob("*"):
-        if folder.name.startswith(".") and ".partial-" in folder.name:
-            folder.unlink()  # half a file of a run that was killed
+    for half in output.rglob(".*.partial-*"):  # of a run that was killed
+        half.unlink()
     try:
         there = {relative.as_posix() for _, relative in find_pictures(output, "--output")}
     except UserError:  # no pictures yet
