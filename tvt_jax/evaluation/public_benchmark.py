@@ -16,9 +16,9 @@ from PIL import Image
 
 from tvt_jax.data.degradation.kernels import bell_kernel
 from tvt_jax.data.pictures import decode_picture
+from tvt_jax.evaluation.restoration_methods import SCALE
 from tvt_jax.pypi import Wheel, wheel_files
 
-SCALE = 4
 CROP = 512  # px
 DEGRADATIONS = ("realistic", "bicubic")
 
@@ -58,7 +58,7 @@ _SCIKIT_LEARN = Wheel(
         ),
     },
 )
-_MATPLOTLIB = Wheel(
+MATPLOTLIB = Wheel(
     "matplotlib==3.11.2",
     "07d9b9fa60cd4c393692f50d0bb03123242ddf61c99bb0e95e75feb354e7c1a8",
     {
@@ -84,7 +84,7 @@ _SOURCES = {
     "hubble": _Source(_SCIKIT_IMAGE, "skimage/data/hubble_deep_field.jpg", (244, 180)),
     "china": _Source(_SCIKIT_LEARN, "sklearn/datasets/images/china.jpg"),
     "flower": _Source(_SCIKIT_LEARN, "sklearn/datasets/images/flower.jpg"),
-    "grace_hopper": _Source(_MATPLOTLIB, "matplotlib/mpl-data/sample_data/grace_hopper.jpg"),
+    "grace_hopper": _Source(MATPLOTLIB, "matplotlib/mpl-data/sample_data/grace_hopper.jpg"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.public_benchmark import DEGRADATIONS, SCALE, benchmark_pictures, degrade
+from tvt_jax.evaluation.public_benchmark import DEGRADATIONS, benchmark_pictures, degrade
 from tvt_jax.evaluation.quality import (
     METRICS,
     PROTOCOL,
@@ -17,7 +17,12 @@ from tvt_jax.evaluation.quality import (
     table_cell,
     versions,
 )
-from tvt_jax.evaluation.restoration_methods import Restored, check_method, restore_in_own_process
+from tvt_jax.evaluation.restoration_methods import (
+    SCALE,
+    Restored,
+    check_method,
+    restore_in_own_process,
+)
 from tvt_jax.evaluation.text_legibility import (
     Page,
     Reader,
@@ -77,18 +82,22 @@ def evaluate_restoration(
     high = dict(benchmark_pictures() if pictures is None else pictures)
     low = {name: degrade(image, name, degradation) for name, image in high.items()}
     low_pages = {name: degrade(page.image, name, degradation) for name, page in pages.items()}
-    quality = Quality()
     originals = {name: page.image for name, page in pages.items()}
     if output is not None:
         _write(output / "hr", {**high, **originals})
         _write(output / "lr", {**low, **low_pages})
-    rows = []
     labels = _labels(methods)
+    # All of them before the first metric: LPIPS takes the accelerator, and they run on it too.
+    restored = {}
     for method in progress(methods, "restoring", quiet):
-        restored = restore_in_own_process(method, low, low_pages)
-        rows.append(_row(labels[method], restored, high, pages, quality, reader))
+        restored[method] = restore_in_own_process(method, low, low_pages)
         if output is not None:
-            _write(output / labels[method], restored.images)
+            _write(output / labels[method], restored[method].images)
+    quality = Quality()
+    rows = [
+        _row(labels[method], restored[method], high, pages, quality, reader)
+        for method in progress(methods, "measuring", quiet)
+    ]
     if not quiet:
         quality.print_notes()
     return {

@@ -13,17 +13,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tvt_jax.errors import UserError
-from tvt_jax.pypi import Wheel, wheel_files
+from tvt_jax.evaluation.public_benchmark import MATPLOTLIB
+from tvt_jax.pypi import wheel_files
 
 PAGES = 12
 _SIZE = 512  # px
 _MARGIN = 16  # px around the text
 _LINES = 9
 _FONT_SIZES = (22, 40)  # px; in the low resolution, capitals are 4 to 7 px high
-_FONTS = Wheel(
-    "matplotlib==3.11.2",
-    "07d9b9fa60cd4c393692f50d0bb03123242ddf61c99bb0e95e75feb354e7c1a8",
-    {
+_FONTS = MATPLOTLIB._replace(
+    files={
         "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf": (
             "3fdf69cabf06049ea70a00b5919340e2ce1e6d02b0cc3c4b44fb6801bd1e0d22"
         ),
@@ -36,7 +35,7 @@ _FONTS = Wheel(
         "matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf": (
             "107244956e9962b9e96faccdc551825e0ae0898ae13737133e1b921a2fd35ffa"
         ),
-    },
+    }
 )
 _WORDS = (
     "Station Market Harbour Library Museum Garden Bridge Street Platform Ticket Coffee Bakery "
