@@ -35,6 +35,7 @@ PHOTOGRAPHS = Path(__file__).with_name("photographs.tsv")
 LIST = "photographs.tsv"  # in the output: what is there and where it comes from
 _RCC_FOLDER = "usr/share/gcompris-qt/rcc"
 _OPAQUE = 250  # of 255
+_SHOWN = 5  # photographs in a message
 _FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"))
 
 Row = dict[str, str]
@@ -70,8 +71,7 @@ def gather(
     )
     if failed:
         raise UserError(
-            f"{len(failed)} photographs are left out, all others are in {output}: "
-            f"{'; '.join(failed)}."
+            f"{len(failed)} photographs are left out, all others are in {output}: {_some(failed)}."
         )
 
 
@@ -106,7 +106,7 @@ def gather_photographs(
         raise UserError(f"--min-bits-per-px {min_bits_per_px} leaves no photograph.")
     wanted = {_file_name(row): row for row in rows}
     texts = [f"text/{seed}_{number:05d}.png" for number in range(text)]
-    _check_output(output, {*wanted, *texts})
+    _check_output(output, {*wanted, *texts}, min_side)
     packages = packages or user_cache() / "debian"
     reserved, failed = read_reserved(), []
     missing = {name: row for name, row in wanted.items() if not (output / name).is_file()}
@@ -127,6 +127,8 @@ def gather_photographs(
         except BadPicture as error:
             failed.append(f"{row['package']}: {row['path_in_package']}: {error}")
     there = {name: row for name, row in wanted.items() if (output / name).is_file()}
+    if not there:
+        raise UserError(f"no photograph is left{': ' if failed else ''}{_some(failed)}.")
     listed = [_listed(output / name, name, row) for name, row in there.items()]
     listed += _render_texts(output, texts, [output / name for name in there], seed, quiet)
     _write_list(output / LIST, listed)
@@ -147,7 +149,12 @@ def _file_name(row: Row) -> str:
     return f"{row['package']}/{os.path.splitext(path)[0].replace('/', '_')}.png"
 
 
-def _check_output(output: Path, wanted: set[str]) -> None:
+def _some(failed: list[str]) -> str:
+    more = len(failed) - _SHOWN
+    return "; ".join(failed[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _check_output(output: Path, wanted: set[str], min_side: int) -> None:
     """Pictures of another run must not slip into the training data."""
     if output.is_file():
         raise UserError(f"--output {output} is a file, and a folder is wanted here.")
@@ -156,10 +163,11 @@ def _check_output(output: Path, wanted: set[str]) -> None:
     for half in output.rglob(".*.partial-*"):  # of a run that was killed
         half.unlink()
     try:
-        there = {relative.as_posix() for _, relative in find_pictures(output, "--output")}
+        there = {relative.as_posix(): path for path, relative in find_pictures(output, "--output")}
     except UserError:  # no pictures yet
         return
-    if others := sorted(there - wanted):
+    others = sorted(name for name in there if name not in wanted or _side(there[name]) < min_side)
+    if others:
         raise UserError(
             f"--output {output} holds {len(others)} pictures that these options do not ask for "
             f"({others[0]}, ...); choose another folder."
@@ -257,6 +265,11 @@ def _render_texts(
     return rows
 
 
+def _side(path: Path) -> int:
+    with Image.open(path) as picture:
+        return min(picture.size)
+
+
 def _listed(path: Path, name: str, row: Row) -> Row:
     with Image.open(path) as picture:
         width, height = picture.size
@@ -264,8 +277,6 @@ def _listed(path: Path, name: str, row: Row) -> Row:
 
 
 def _write_list(path: Path, rows: list[Row]) -> None:
-    if not rows:
-        raise UserError("no photograph is left.")
     with atomic_file(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")

@@ -131,6 +131,8 @@ def test_pictures_of_other_options_are_not_mixed_in(packages, tmp_path):
     gather_photographs(table, tmp_path, folder, quiet=True)
     with pytest.raises(UserError, match=r"holds 1 pictures that these options do not ask for"):
         gather_photographs(table, tmp_path, folder, min_bits_per_px=0.5, quiet=True)
+    with pytest.raises(UserError, match=r"holds 2 pictures .*\(small/backgrounds_one.png, "):
+        gather_photographs(table, tmp_path, folder, min_side=90, quiet=True)
     assert len(list(tmp_path.rglob("*.png"))) == 3
     with pytest.raises(UserError, match="is a file"):
         gather_photographs(table, tmp_path / "photographs.tsv", folder)
@@ -142,6 +144,17 @@ def test_changed_and_missing_files_are_named(packages, tmp_path):
     failed = gather_photographs([table[1], *changed], tmp_path, folder, quiet=True)
     assert len(failed) == 2 and "one.jpg: another file than the one" in failed[0]
     assert "zoo.rcc:x: the package does not have it" in failed[1]
+    assert len(listed(tmp_path)) == 1
+    with pytest.raises(UserError, match="no photograph is left: small: .*one.jpg: another file"):
+        gather_photographs(changed, tmp_path / "none", folder, quiet=True)
+
+
+def test_the_command_names_some_and_counts_the_rest(packages, tmp_path, monkeypatch):
+    folder, table = packages
+    wrong = [{**table[0], "path_in_package": f"none_{number}.jpg"} for number in range(7)]
+    monkeypatch.setattr(module, "read_table", lambda path: [table[1], *wrong])
+    with pytest.raises(UserError, match="7 photographs are left out.*none_4.jpg.*; and 2 more"):
+        module.gather(tmp_path, folder, quiet=True)
     assert len(listed(tmp_path)) == 1
 
 
