@@ -8,7 +8,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tvt_jax"
 # From the bottom up. Modules of one row may import each other.
 LAYERS = (
-    {"errors", "config", "bundled", "atomic_write", "progress", "user_cache", "compilation", "cli"},
+    {
+        "errors",
+        "config",
+        "bundled",
+        "atomic_write",
+        "progress",
+        "user_cache",
+        "pypi",
+        "compilation",
+        "cli",
+    },
     {"models", "diffusion"},
     {"losses", "weights", "parallel", "memory", "checkpoint", "data"},
     {"training", "inference", "evaluation"},

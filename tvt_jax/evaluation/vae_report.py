@@ -1,28 +1,25 @@
 """How well VAEs reconstruct a folder of pictures: the paper's Table 1, for any VAE and folder."""
 
 import dataclasses
-import importlib.metadata
 import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.metrics import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.evaluation.quality import BORDER, MIN_SIDE, table_cell, versions
 from tvt_jax.evaluation.reconstruction import reconstruct_batch
 from tvt_jax.inference.image_files import find_pictures, read_image
 from tvt_jax.progress import progress
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import Network, load_network
 
-_BORDER = 4  # px
-_MIN_SIDE = 32  # px; AlexNet's last features of smaller pictures are empty
 _BATCH_PIXELS = 2**20  # small pictures of one size go through the networks together
 
 # Columns: key in the report, title, decimals.
@@ -37,7 +34,7 @@ COLUMNS = (
 PROTOCOL = {
     "reconstruction": "mean of the posterior, float32, 8-bit RGB in and out; padded by reflection "
     "to a multiple of the downsampling, and cut again",
-    "psnr_y, ssim_y": f"Y of BT.601 (16 to 235, not rounded), {_BORDER} px cut on each side",
+    "psnr_y, ssim_y": f"Y of BT.601 (16 to 235, not rounded), {BORDER} px cut on each side",
     "psnr_rgb, ssim_rgb": "RGB, nothing cut, mean of the channels",
     "ssim": "Gaussian windows of 11x11 px, sigma 1.5, inside of the picture; data range 255",
     "lpips": "version 0.1 of the weights, whole 8-bit RGB picture",
@@ -98,7 +95,7 @@ def evaluate_vaes(models: list[Path], pictures: Path, quiet: bool = False) -> di
     return {
         "input": str(pictures),
         "protocol": PROTOCOL,
-        "versions": _versions(),
+        "versions": versions(),
         "notes": notes,
         "failed": sorted(failed),
         "vaes": rows,
@@ -112,12 +109,16 @@ def vae_table(report: Mapping[str, Any]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in report["vaes"]:
         cells = [row["model"]]
-        cells += [_cell(row["mean"][key], decimals) for key, _, decimals in COLUMNS]
+        cells += [table_cell(row["mean"][key], decimals) for key, _, decimals in COLUMNS]
         paper = row["paper"] or {"psnr": None, "ssim": None, "lpips": None}
-        cells += [_cell(paper["psnr"], 2), _cell(paper["ssim"], 4), _cell(paper["lpips"], 4)]
+        cells += [
+            table_cell(paper["psnr"], 2),
+            table_cell(paper["ssim"], 4),
+            table_cell(paper["lpips"], 4),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     figures = "; ".join(
-        f"{name} {_cell(psnr_, 2)} dB, {_cell(ssim_, 4)}, {_cell(lpips_, 4)}"
+        f"{name} {table_cell(psnr_, 2)} dB, {table_cell(ssim_, 4)}, {table_cell(lpips_, 4)}"
         for name, (_, (psnr_, ssim_, lpips_)) in PAPER.items()
     )
     lines += [
@@ -155,8 +156,8 @@ def _batches(
     for path, relative in progress(found, what, quiet):
         try:
             image = read_image(path)
-            if min(image.shape[:2]) < _MIN_SIDE:
-                raise UserError(f"{path} is smaller than {_MIN_SIDE} px.")
+            if min(image.shape[:2]) < MIN_SIDE:
+                raise UserError(f"{path} is smaller than {MIN_SIDE} px.")
         except UserError as error:
             failed[str(relative)] = str(error)
             continue
@@ -182,7 +183,7 @@ def _measure(
     distances = {net: lpips(network, outputs, images) for net, network in nets.items()}
     rows = []
     for i, (output, image) in enumerate(zip(outputs, images, strict=True)):
-        y = [luma(cut_border(x, _BORDER)) for x in (output, image)]
+        y = [luma(cut_border(x, BORDER)) for x in (output, image)]
         values = {
             "psnr_y": psnr(*y),
             "ssim_y": ssim(*y),
@@ -201,10 +202,6 @@ def _mean(values: list[float | None]) -> float | None:
     return None if None in values else sum(values) / len(values)
 
 
-def _cell(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
-
-
 def _paper_row(config: VAEConfig) -> dict[str, Any] | None:
     """The paper's figures for an architecture, if it is one of its two."""
     for name, (architecture, figures) in PAPER.items():
@@ -212,14 +209,3 @@ def _paper_row(config: VAEConfig) -> dict[str, Any] | None:
         if dataclasses.replace(config, scaling_factor=architecture.scaling_factor) == architecture:
             return {"name": name, **dict(zip(("psnr", "ssim", "lpips"), figures, strict=True))}
     return None
-
-
-def _versions() -> dict[str, str]:
-    from tvt_jax import __version__
-
-    packages = ("jax", "flax", "numpy", "opencv-python-headless", "pillow")
-    return {
-        "tvt_jax": __version__,
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": jax.devices()[0].device_kind,
-    }

