@@ -1,0 +1,37 @@
+"""The bases of stage 3, shared and apart, without a TPU's compiler."""
+
+import jax
+import torch
+
+from tests.support.small_sd import write_small_sd, write_small_vae
+from tests.training.small_restoration import small_restoration
+from tvt_jax.evaluation.step_memory import _with_separate_bases
+from tvt_jax.training.restoration import make_stage
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_separate_bases_hold_three_unets_and_compute_the_same(tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "sd").mkdir()
+    write_small_sd(tmp_path / "sd")
+    write_small_vae(tmp_path / "vae")
+    settings = small_restoration(tmp_path)
+    stage = make_stage(settings)
+    apart = _with_separate_bases(stage)
+    # The generator's inner blocks are all of Stable Diffusion but its first and last convolution,
+    # which the generator trains itself.
+    unet, trained = stage.frozen["sd"], [unet["conv_in"] for unet in (stage.frozen["sd"],)]
+    trained.append(stage.frozen["sd"]["conv_out"])
+    assert size(apart.frozen) == size(stage.frozen) + 2 * size(unet) - size(trained)
+    image = jax.ShapeDtypeStruct((2, 48, 48, 3), "float32")
+    batch = {"hr": image, "lr": image, "tokens": jax.ShapeDtypeStruct((2, 77), "int32")}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shared, separate = (
+        jax.make_jaxpr(s.gradients)(s.params, s.frozen, batch, key, 0) for s in (stage, apart)
+    )
+    # The same computation on other arguments.
+    assert len(shared.eqns) == len(separate.eqns)
+    assert [v.aval for v in shared.jaxpr.outvars] == [v.aval for v in separate.jaxpr.outvars]
