@@ -332,6 +332,20 @@ def finished(folder, tmp_path_factory):
     return workdir, settings
 
 
+def test_what_learns_is_told_by_parts(finished, folder, tmp_path, capsys):
+    workdir, settings = finished
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    train(settings, tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    for part in ("unet.down_blocks.0 (", "unet.down_blocks.1 adapters (", "unet.conv_in ("):
+        assert f"generator.{part}" in said
+    assert "critic.unet.mid_block.attentions.0 adapters (" in said
+    assert "lora_a" not in said
+    listed = (tmp_path / "trained_parameters.txt").read_text().split()
+    assert "generator.unet.down_blocks.0.resnets.0.conv1.kernel" in listed
+    assert len(listed) == sum(map(len, make_stage(settings).trained.values()))
+
+
 def test_the_run_logs_losses_and_compares_with_its_input(finished):
     lines = read_metrics(finished[0])
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -382,6 +396,7 @@ def test_adapters_on_request_stay_beside_the_weights(finished, folder, tmp_path)
     [
         (dict(loss=RestorationLossConfig(patch=5)), "latents of 24 px, which patches of"),
         (dict(loss=RestorationLossConfig(patch=8, max_timestep=2000)), "beyond the 1000 timesteps"),
+        (dict(loss=RestorationLossConfig(patch=8, patches_at_once=4)), "not divide the 18 patches"),
         (dict(trained=("nothing",)), "this network has no nothing"),
         (dict(vae="nowhere"), "not a vae folder"),
         (dict(sd="nowhere"), "nowhere/scheduler/scheduler_config.json"),

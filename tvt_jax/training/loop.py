@@ -1,5 +1,6 @@
 """The training loop: devices, data, checkpoints and logs around the step of a stage."""
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -245,7 +246,19 @@ def _tell_trained(stage: Stage, say: Callable[[str], None]) -> None:
             f"{network}: {num_parameters(tree):,} trained numbers in "
             f"{len(stage.trained[network])} arrays"
         )
-    say(textwrap.fill(", ".join(_trained_names(stage)), 100, break_on_hyphens=False))
+    names = _trained_names(stage)
+    if len(names) > _LISTED:  # by parts; `trained_parameters.txt` has them all
+        parts = collections.Counter(_part(name) for name in names)
+        names = [f"{part} ({count})" for part, count in parts.items()]
+    say(textwrap.fill(", ".join(names), 100, break_on_hyphens=False))
+
+
+def _part(name: str) -> str:
+    """The part of a network that a parameter is in, and whether it is an adapter's."""
+    *modules, leaf = name.split(".")
+    numbered = next((i for i, module in enumerate(modules) if module.isdigit()), 2)
+    kind = " adapters" if leaf.startswith("lora_") else ""
+    return ".".join(modules[: numbered + 1]) + kind
 
 
 def _write_trained(path: Path, stage: Stage) -> None:
@@ -253,6 +266,7 @@ def _write_trained(path: Path, stage: Stage) -> None:
         temporary.write_text("\n".join([*_trained_names(stage), ""]), encoding="utf-8")
 
 
+_LISTED = 200  # names of trained parameters that are printed one by one
 # May differ between the sittings of one run without changing what it computes: how often, where
 # and how fast. What the paths of weights lead to is compared by content.
 _FREE_TO_CHANGE = (

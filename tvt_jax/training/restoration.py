@@ -255,6 +255,12 @@ def _check(
             f"--config.data.crop={config.data.crop} gives latents of {side} px, which patches of "
             f"--config.loss.patch={config.loss.patch} do not tile."
         )
+    patches = config.data.batch_size // config.accumulate * (side // config.loss.patch) ** 2
+    if config.loss.patches_at_once and patches % min(config.loss.patches_at_once, patches):
+        raise UserError(
+            f"--config.loss.patches_at_once={config.loss.patches_at_once} does not divide the "
+            f"{patches} patches of a batch."
+        )
     if config.loss.max_timestep > timesteps:
         raise UserError(
             f"--config.loss.max_timestep={config.loss.max_timestep} is beyond the {timesteps} "
@@ -401,11 +407,6 @@ class Forward:
 
         count = patches.shape[0]
         at_once = min(loss.patches_at_once or count, count)
-        if count % at_once:
-            raise UserError(
-                f"--config.loss.patches_at_once={at_once} does not divide the {count} patches of a "
-                "batch."
-            )
         if at_once == count:
             return one_group((noisy, timesteps, prompts))
         groups = jax.tree.map(
