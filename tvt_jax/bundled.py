@@ -8,9 +8,9 @@ from tvt_jax.config import DataConfig, TrainConfig, VAEConfig, ValidationConfig
 ASSETS = Path(__file__).parent / "assets"
 TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
 HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
-# Made by `configs/pretrain_vae.py:tiny`, `configs/stage1.py:tiny` and
-# `configs/pretrain_unet.py:tiny`. The UNet's folder stands for Stable Diffusion's; its VAE is the
-# teacher.
+# Made by `configs/pretrain_vae.py:tiny`; by `configs/stage1.py:tiny` and then
+# `configs/stage2.py:tiny` (1200 steps, cosine); by `configs/pretrain_unet.py:tiny`. The UNet's
+# folder stands for Stable Diffusion's; its VAE is the teacher.
 TINY_TEACHER = ASSETS / "vae_tiny_teacher"
 TINY_VAE = ASSETS / "vae_tiny"
 TINY_UNET = ASSETS / "unet_tiny"
