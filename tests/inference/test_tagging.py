@@ -20,6 +20,7 @@ from tvt_jax.data.sources import open_sources
 from tvt_jax.errors import UserError
 from tvt_jax.infer import infer
 from tvt_jax.inference.image_files import read_image, write_image
+from tvt_jax.inference.prompt import EncodedText, build_prompt
 from tvt_jax.inference.tag_files import TagFile
 from tvt_jax.inference.tagging import _class_probabilities, load_tagger, resize
 from tvt_jax.inference.upscaler import Upscaler
@@ -279,7 +280,9 @@ def prompts(upscalers, monkeypatch):
     def run(self, unet, image, *rest):
         return jnp.zeros(image.shape, jnp.float32), True
 
-    monkeypatch.setattr(Upscaler, "_embed", lambda self, text: prompts.append(text))
+    monkeypatch.setattr(
+        EncodedText, "embed", lambda self, tags, text: prompts.append(build_prompt(tags, text))
+    )
     monkeypatch.setattr(Upscaler, "_run", run)
     monkeypatch.setattr(Upscaler, "from_folder", lambda model, dtype: upscalers[model])
     return prompts
@@ -347,10 +350,12 @@ def test_mistakes_with_tags_are_said_at_once(small_model, prompts, tmp_path):
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
+from pathlib import Path
 from tvt_jax.inference import tagging, upscaler
-model = upscaler.Path(sys.argv[1])
-tokenizer = upscaler.load_tokenizer(model / "tokenizer")
-print(upscaler.tokenize(tokenizer, "cat, tree", 77).shape)
+from tvt_jax.weights.tokenizer import load_tokenizer, tokenize
+model = Path(sys.argv[1])
+tokenizer = load_tokenizer(model / "tokenizer")
+print(tokenize(tokenizer, "cat, tree", 77).shape)
 tagging.load_tagger(model)._load()
 """
 
