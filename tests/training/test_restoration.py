@@ -46,6 +46,7 @@ from tvt_jax.data.pipeline import Collate, heldout_samples
 from tvt_jax.errors import UserError
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.parallel import make_mesh
+from tvt_jax.training import loop
 from tvt_jax.training.loop import train
 from tvt_jax.training.restoration import make_stage
 from tvt_jax.training.state import init_state
@@ -236,6 +237,22 @@ def test_teacher_critic_and_generator_read_the_same_weights(folder):
     held = sum(leaf.size for leaf in jax.tree.leaves(stage.frozen["sd"]))
     unet = UNet2DConditionModel.from_pretrained(folder / "sd" / "unet")
     assert held == sum(p.numel() for p in unet.parameters())
+
+
+def test_weights_are_on_the_devices_once(folder, tmp_path, monkeypatch):
+    """Before the step is compiled, nothing but its arguments and a few scalars is in memory."""
+    excess, there = [], jax.live_arrays()
+
+    def measured(*arguments):
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[3]))
+        before_test = sum(a.nbytes for a in there)
+        excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(loop, "_compile", measured)
+    with pytest.raises(UserError, match="seen enough"):
+        train(small_restoration(folder), tmp_path, quiet=True)
+    assert excess[0] < 2**16
 
 
 def test_a_generator_of_its_own_keeps_only_what_differs(folder, tmp_path):

@@ -97,19 +97,21 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         frozen["lpips"] = lpips.params
         forward = dataclasses.replace(forward, lpips=lpips.graph)
 
+    made = dataclasses.replace(generator, trained=None, own=None)  # not the weights
+
     def export(params, frozen, folder: Path) -> None:
         """Writes a model folder that `infer` takes at once.
 
         Frozen weights come from the files that they were read from, with all their digits.
         """
         del frozen
-        unet = generator.trained_tensors(params["generator"]["unet"])
+        unet = made.trained_tensors(params["generator"]["unet"])
         vae_config, vae_tensors = open_network(vae_folder, "vae")
         _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, _vae_lora(config))
         write_model(
             folder,
             sd,
-            (generator.config, *unet),
+            (made.config, *unet),
             (vae_config, vae_tensors, vae_adapters),
             merge=not config.adapters,
         )

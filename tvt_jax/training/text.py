@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tvt_jax.inference.prompt import make_text_encoder
 from tvt_jax.weights.model_folder import load_network
@@ -61,8 +62,10 @@ def load_text(sd: Path, negative_prompt: str, dtype: Any) -> Text:
     )
     negative = np.asarray(make_text_encoder(network)(tokens))
 
+    graph, width = network.graph, network.config.hidden_size  # not the weights: the loop has them
+
     def encode(params, batch):
-        return network(params["encoder"])(batch["tokens"]), params["negative"]
+        return nnx.merge(graph, params["encoder"])(batch["tokens"]), params["negative"]
 
     params = {"encoder": jax.device_get(network.params), "negative": negative}
-    return Text(params, encode, network.config.hidden_size, ("tokens",), str(sd / "tokenizer"))
+    return Text(params, encode, width, ("tokens",), str(sd / "tokenizer"))
