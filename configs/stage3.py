@@ -1,4 +1,4 @@
-"""Stage 3: real-world super-resolution in one step of diffusion (paper, section 3.4).
+"""Stage 3: real-world super-resolution in one step of diffusion (paper, section 3.3).
 
     python -m tvt_jax.train --config configs/stage3.py --workdir runs/stage3 \
         --config.data.train=PHOTOGRAPHS --config.sd=stable-diffusion-2-1-base \

@@ -130,6 +130,7 @@ def restoration_loss(output, target, perceptual=None, perceptual_weight=2.0, l2_
       perceptual_weight, l2_weight: of the two terms.
 
     Returns: (scalar float32, {"l2", and "lpips" with `perceptual`}, without their weights).
+    Source: OSEDiff `train_osediff.py`; paper section 3.3.
     """
     l2 = jnp.mean(jnp.square(output.astype(jnp.float32) - target.astype(jnp.float32)))
     if perceptual is None:
@@ -160,5 +161,8 @@ def vsd_loss(latent, fake, real):
 
 
 def denoising_loss(predicted, noise):
-    """Mean squared error of predicted noise; both [N, h, w, C]. Returns a scalar float32."""
+    """Mean squared error of predicted noise; both [N, h, w, C]. Returns a scalar float32.
+
+    Source: DDPM's simple loss; OSEDiff `diff_loss`.
+    """
     return jnp.mean(jnp.square(predicted.astype(jnp.float32) - noise.astype(jnp.float32)))

@@ -23,8 +23,8 @@ def test_separate_bases_hold_three_unets_and_compute_the_same(tmp_path):
     apart = _with_separate_bases(stage)
     # The generator's inner blocks are all of Stable Diffusion but its first and last convolution,
     # which the generator trains itself.
-    unet, trained = stage.frozen["sd"], [unet["conv_in"] for unet in (stage.frozen["sd"],)]
-    trained.append(stage.frozen["sd"]["conv_out"])
+    unet = stage.frozen["sd"]
+    trained = unet["conv_in"], unet["conv_out"]
     assert size(apart.frozen) == size(stage.frozen) + 2 * size(unet) - size(trained)
     image = jax.ShapeDtypeStruct((2, 48, 48, 3), "float32")
     batch = {"hr": image, "lr": image, "tokens": jax.ShapeDtypeStruct((2, 77), "int32")}

@@ -140,21 +140,7 @@ def write_small_release(root: Path, seed: int = 0) -> SmallRelease:
     torch.manual_seed(seed)
     sd = root / "stable-diffusion-2-1-base"
     vocabulary = write_tokenizer(sd / "tokenizer")
-    text_encoder = randomise(
-        CLIPTextModel(
-            CLIPTextConfig(
-                hidden_size=CONTEXT,
-                intermediate_size=96,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                hidden_act="gelu",
-                vocab_size=vocabulary,
-                bos_token_id=vocabulary - 2,
-                eos_token_id=vocabulary - 1,
-                pad_token_id=0,
-            )
-        ).eval()
-    )
+    text_encoder = small_text_encoder(vocabulary, layers=3)
     text_encoder.save_pretrained(sd / "text_encoder")
     sd_unet().save_pretrained(sd / "unet")
     write_scheduler(sd)
@@ -175,6 +161,25 @@ def write_small_release(root: Path, seed: int = 0) -> SmallRelease:
     content = train_unet(unet, rank=4)
     torch.save(content, ckp / "model_TVT.pkl")
     return SmallRelease(root, vae, unet, text_encoder)
+
+
+def small_text_encoder(vocabulary: int, layers: int) -> CLIPTextModel:
+    """A text encoder for the tokenizer of `small_tokenizer`."""
+    return randomise(
+        CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=CONTEXT,
+                intermediate_size=96,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                hidden_act="gelu",
+                vocab_size=vocabulary,
+                bos_token_id=vocabulary - 2,
+                eos_token_id=vocabulary - 1,
+                pad_token_id=0,
+            )
+        ).eval()
+    )
 
 
 def write_scheduler(sd: Path) -> None:

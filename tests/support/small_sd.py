@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.support.small_release import CONTEXT, randomise, vae_d4, write_scheduler
+from tests.support.small_release import (
+    CONTEXT,
+    randomise,
+    small_text_encoder,
+    vae_d4,
+    write_scheduler,
+)
 from tests.support.small_tokenizer import write_tokenizer
 from tvt_jax.config import VAEConfig
 
@@ -34,18 +39,7 @@ def small_unet() -> UNet2DConditionModel:
 def write_small_sd(root: Path) -> UNet2DConditionModel:
     """Writes `root` as a Stable Diffusion folder, and returns its UNet."""
     vocabulary = write_tokenizer(root / "tokenizer")
-    settings = CLIPTextConfig(
-        hidden_size=CONTEXT,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        hidden_act="gelu",
-        vocab_size=vocabulary,
-        bos_token_id=vocabulary - 2,
-        eos_token_id=vocabulary - 1,
-        pad_token_id=0,
-    )
-    randomise(CLIPTextModel(settings).eval()).save_pretrained(root / "text_encoder")
+    small_text_encoder(vocabulary, layers=1).save_pretrained(root / "text_encoder")
     unet = small_unet()
     unet.save_pretrained(root / "unet")
     write_scheduler(root)

@@ -300,15 +300,14 @@ def test_settings_that_cannot_be_are_refused(changes, match):
         diffusion_config("vae", **changes).validate()
 
 
-def test_a_run_without_low_resolution_says_what_to_do(vae_folder):
-    def trace(degraded):
-        stage = make_stage(diffusion_config(vae_folder, degraded=degraded))
-        arguments = (stage.params, stage.frozen, {"hr": pictures()}, jax.random.key(0), 0)
-        return jax.eval_shape(stage.gradients, *arguments)
-
+def test_a_run_without_low_resolution_says_what_to_do(vae_folder, tmp_path):
+    config = diffusion_config(vae_folder, degraded=0.5)
+    config.data.degradation = None
     with pytest.raises(UserError, match="set data.degradation .*--config.degraded=0"):
-        trace(0.5)
-    trace(0.0)
+        train(config, tmp_path, quiet=True)
+    stage = make_stage(diffusion_config(vae_folder, degraded=0.0))
+    arguments = (stage.params, stage.frozen, {"hr": pictures()}, jax.random.key(0), 0)
+    jax.eval_shape(stage.gradients, *arguments)
 
 
 def test_the_bundled_unet_predicts_noise_and_can_be_replicated():

@@ -5,8 +5,8 @@ diffusers and peft.
 """
 
 import dataclasses
-import importlib
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ from tvt_jax.config import (
     RestorationLossConfig,
     VAEConfig,
     ValidationConfig,
+    read_config,
 )
 from tvt_jax.data.pipeline import Collate, heldout_samples
 from tvt_jax.errors import UserError
@@ -55,6 +56,7 @@ from tvt_jax.weights.adapters import ADAPTER_FILE
 from tvt_jax.weights.model_folder import init_network, open_network, save_network
 from tvt_jax.weights.names import params_to_torch
 
+ROOT = Path(__file__).parent.parent.parent
 BATCH, SIDE, PATCH, RANK = 2, 32, 8, 4
 LEARNING_RATE = 5e-5
 # Where a gradient is nothing but rounding errors, Adam makes a full step of their sign; an epsilon
@@ -297,7 +299,7 @@ def write_vae(folder, **changes):
 
 @pytest.mark.parametrize("variant", ["S1", "S2", "S3", "S4", "S5"])
 def test_ablations(folder, tmp_path, variant):
-    fields = importlib.import_module("tests.test_configs").load("stage3").get_config(variant)
+    fields = read_config(f"{ROOT}/configs/stage3.py:{variant}")
     vae = {
         "S2": lambda: write_vae(tmp_path, skip_connections=True),
         "S3": lambda: write_vae(tmp_path, latent_channels=8),

@@ -171,6 +171,11 @@ class TrainConfig:
             raise UserError(f"--config.dtype={self.dtype} is not float32 or bfloat16.")
         self.optim.validate("--config.optim")
 
+    @property
+    def lpips_folder(self) -> Path | None:
+        """Where LPIPS's weights are; None: the usual place."""
+        return Path(self.lpips) if self.lpips else None
+
     def _field(self, name: str) -> Any:
         value = self
         for part in name.split("."):

@@ -48,7 +48,7 @@ class Upscaler:
         """Loads a model folder onto the default device; its tagger when the first image comes.
 
         Args:
-          model: folder written by `python -m tvt_jax.convert`.
+          model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`.
           dtype: of the UNet and the text encoder: "float32", "bfloat16", or "auto", which is
             bfloat16 on an accelerator and float32 on the CPU. The VAE is float32 in any case, as
             in the release: it carries the pixels.
@@ -62,7 +62,7 @@ class Upscaler:
         if not (model / "model_index.json").is_file():
             raise UserError(
                 f"--model {model} is not a model folder: it has no model_index.json. "
-                "Make one with `python -m tvt_jax.convert official`."
+                "Make one with `python -m tvt_jax.convert official`, or train one."
             )
         if dtype == "auto":
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -99,6 +99,7 @@ def make_stage(config: DiffusionTrainConfig) -> Stage:
         result=Path("model"),
         trained={"unet": parameter_names(unet.params)},
         inputs=("hr", "lr") if config.degraded else ("hr",),
+        without_lr=", or set --config.degraded=0",
     )  # fmt: skip
 
 
@@ -176,8 +177,6 @@ class Forward:
           step: not used.
 
         Returns: (gradients keyed as `params`, metrics).
-        Raises:
-          UserError: while it is traced: the batch has no low resolution.
         """
         del step
         degraded_key, posterior_key, timestep_key, noise_key = jax.random.split(key, 4)
@@ -219,12 +218,6 @@ class Forward:
     def _draw_images(self, batch, text, key):
         """Images [B, H, W, 3], some of them degraded, and the embeddings [B, N, C] that say so."""
         image = batch["hr"]
-        if self.degraded and "lr" not in batch:
-            raise UserError(
-                "this run needs degraded photographs: set data.degradation in the configuration "
-                "file, give real pairs with --config.data.train_lr or --config.data.pairs, or "
-                "--config.degraded=0."
-            )
         is_degraded = jax.random.bernoulli(key, self.degraded, image.shape[:1])
         if self.degraded:
             image = jnp.where(is_degraded[:, None, None, None], batch["lr"], image)

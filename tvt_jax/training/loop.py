@@ -41,6 +41,7 @@ STAGES = {
     "RestorationTrainConfig": "tvt_jax.training.restoration",
     "VAETrainConfig": "tvt_jax.training.vae",
 }
+_LISTED = 200  # names of trained parameters that are printed one by one
 
 
 def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
@@ -208,7 +209,8 @@ def _inputs(batch: dict[str, np.ndarray], stage: Stage) -> dict[str, np.ndarray]
     if missing:
         raise UserError(
             "this run needs low resolution: set data.degradation in the configuration file, or "
-            "give real pairs with --config.data.train_lr or --config.data.pairs."
+            "give real pairs with --config.data.train_lr or --config.data.pairs"
+            f"{stage.without_lr}."
         )
     return {name: batch[name] for name in stage.inputs}
 
@@ -266,7 +268,6 @@ def _write_trained(path: Path, stage: Stage) -> None:
         temporary.write_text("\n".join([*_trained_names(stage), ""]), encoding="utf-8")
 
 
-_LISTED = 200  # names of trained parameters that are printed one by one
 # May differ between the sittings of one run without changing what it computes: how often, where
 # and how fast. What the paths of weights lead to is compared by content.
 _FREE_TO_CHANGE = (

@@ -8,7 +8,7 @@ the critic, which learns with every step what the generator makes. The weights o
 UNet are held once and read by all three; the generator and the critic add their adapters, and the
 generator its layers for the doubled resolution. The generator's and the critic's gradients are
 taken at the same parameters.
-Source: paper section 3.4; OSEDiff (`osediff.py`, `train_osediff.py`).
+Source: paper section 3.3; OSEDiff (`osediff.py`, `train_osediff.py`).
 """
 
 import dataclasses
@@ -92,8 +92,7 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         names["critic"] = tuple(f"unet.{name}" for name in critic_names)
         optim["critic"] = config.critic_optim
     if config.loss.lpips:
-        folder = Path(config.lpips) if config.lpips else None
-        lpips = load_lpips("vgg16", folder, jnp.float32, remat=config.remat)
+        lpips = load_lpips("vgg16", config.lpips_folder, jnp.float32, remat=config.remat)
         frozen["lpips"] = lpips.params
         forward = dataclasses.replace(forward, lpips=lpips.graph)
 

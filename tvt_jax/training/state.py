@@ -61,6 +61,7 @@ class Stage:
       result: where in the run's folder the result goes.
       trained: names of the trained parameters of each network.
       inputs: what it needs of a batch.
+      without_lr: what a user without low resolution can do besides, for the error message.
       preview_of: which picture of a batch `preview` works on.
       tokenizer: folder of the tokenizer that makes "tokens" of a batch's prompts; empty: none.
     """
@@ -75,6 +76,7 @@ class Stage:
     result: Path
     trained: Mapping[str, tuple[str, ...]]
     inputs: tuple[str, ...] = ("hr",)
+    without_lr: str = ""
     preview_of: str = "hr"
     tokenizer: str = ""
 

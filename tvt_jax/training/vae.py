@@ -65,8 +65,7 @@ def make_stage(config: VAETrainConfig) -> Stage:
         encode, frozen["teacher"] = _teacher_encoder(teacher, config)
         forward = dataclasses.replace(forward, encode_teacher=encode)
     if config.loss.lpips:
-        folder = Path(config.lpips) if config.lpips else None
-        lpips = load_lpips("vgg16", folder, dtype, remat=config.remat)
+        lpips = load_lpips("vgg16", config.lpips_folder, dtype, remat=config.remat)
         frozen["lpips"] = lpips.params
         forward = dataclasses.replace(forward, lpips=lpips.graph)
     if config.loss.gan:

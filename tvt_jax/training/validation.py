@@ -1,7 +1,5 @@
 """What the networks make of photographs that they never train on, measured while they train."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -38,8 +36,7 @@ class Validation:
                 "validation needs low resolution: give --config.validation.lr, the folder of the "
                 "real LR pictures of --config.validation.folder."
             )
-        folder = Path(config.lpips) if config.lpips else None
-        self._lpips = load_lpips("vgg16", folder) if config.validation.lpips else None
+        self._lpips = load_lpips("vgg16", config.lpips_folder) if config.validation.lpips else None
         self._preview = jax.jit(stage.preview, out_shardings=replicated(mesh))
 
     def __call__(self, params, frozen) -> tuple[dict[str, float], list[np.ndarray]]:

@@ -2,9 +2,10 @@
 
 model_index.json
 vae/           config.json  diffusion_pytorch_model.safetensors
-unet/          config.json  diffusion_pytorch_model.safetensors
+unet/          config.json  diffusion_pytorch_model.safetensors, and perhaps adapters
+               (`weights/adapters.py`)
 text_encoder/  config.json  model.safetensors
-tokenizer/     as transformers writes it
+tokenizer/     as transformers writes it; both, or in their place prompt_embeds.safetensors
 scheduler/     scheduler_config.json
 tagger/        config.json  model.safetensors, and RAM's two lists (optional)
 """
@@ -53,6 +54,14 @@ _TEXT_BUFFER = "embeddings.position_ids"
 # Settings whose difference shows in the names of the tensors; parts that are to start anew may make
 # it, as where a decoder gets skip connections.
 _SEEN_IN_NAMES = ("skip_connections",)
+# Library and class of each subfolder in PyTorch.
+_CLASSES = {
+    "scheduler": ("diffusers", "DDPMScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,12 +291,10 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def model_index(subfolders: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """Content of `model_index.json`: the classes that diffusers or transformers have for each."""
+def write_model_index(model: Path) -> None:
+    """Writes `model_index.json`: the classes that PyTorch's libraries have for the subfolders."""
     from tvt_jax import __version__
 
-    return {
-        "_class_name": "TVTPipeline",
-        "_tvt_jax_version": __version__,
-        **{name: list(classes) for name, classes in subfolders.items()},
-    }
+    values = {"_class_name": "TVTPipeline", "_tvt_jax_version": __version__}
+    values |= {name: list(c) for name, c in _CLASSES.items() if (model / name).is_dir()}
+    write_json(model / "model_index.json", values)

@@ -6,19 +6,12 @@ from pathlib import Path
 from tvt_jax.config import UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.weights.adapters import ADAPTER_FILE, Adapters, merged_tensors, save_adapters
-from tvt_jax.weights.model_folder import model_index, save_network, write_json
+from tvt_jax.weights.model_folder import save_network, write_model_index
 from tvt_jax.weights.tensor_files import Tensors
 
 # What a model takes over from the Stable Diffusion folder that it was trained with: a text encoder
 # and its tokenizer, or the stored embedding in their place.
 _TAKEN_OVER = ("scheduler", "text_encoder", "tokenizer", "prompt_embeds.safetensors")
-_CLASSES = {
-    "scheduler": ("diffusers", "DDPMScheduler"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
-}
 
 
 def write_model(
@@ -60,5 +53,4 @@ def write_model(
         save_network(folder / kind, kind, config, tensors, "float32")
     if not merge:
         save_adapters(folder / "unet", "unet", unet[2])
-    parts = {name: classes for name, classes in _CLASSES.items() if (folder / name).is_dir()}
-    write_json(index, model_index(parts))
+    write_model_index(folder)

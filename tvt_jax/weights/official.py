@@ -20,12 +20,12 @@ from tvt_jax.errors import UserError
 from tvt_jax.weights.adapters import merged_tensors
 from tvt_jax.weights.model_folder import (
     abstract_network,
-    model_index,
     open_network,
     read_network_config,
     read_scheduler_config,
     save_network,
     write_json,
+    write_model_index,
 )
 from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
 from tvt_jax.weights.release_files import ADAPTERS, VAE_PREFIX, load_expected, only_tensors
@@ -104,16 +104,7 @@ def convert_official(
             write_tagger(folder / "tagger", tagger, report)
         shutil.copytree(sd / "tokenizer", folder / "tokenizer")
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler.to_json())
-        index = model_index(
-            {
-                "scheduler": ("diffusers", "DDPMScheduler"),
-                "text_encoder": ("transformers", "CLIPTextModel"),
-                "tokenizer": ("transformers", "CLIPTokenizer"),
-                "unet": ("diffusers", "UNet2DConditionModel"),
-                "vae": ("diffusers", "AutoencoderKL"),
-            }
-        )
-        write_json(folder / "model_index.json", index)
+        write_model_index(folder)
     ignored = ["vae"] + (["unet"] if unet is not None else [])
     report(f"ignored in {sd}: {', '.join(name for name in ignored if (sd / name).exists())}")
 
