@@ -43,7 +43,7 @@ from tvt_jax.config import (
     ValidationConfig,
     read_config,
 )
-from tvt_jax.data.pipeline import Collate, heldout_samples
+from tvt_jax.data.samples import Collate, heldout_samples
 from tvt_jax.errors import UserError
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.parallel import make_mesh

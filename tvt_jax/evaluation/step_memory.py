@@ -21,7 +21,7 @@ from tvt_jax.config import (
     TrainConfig,
     VAETrainConfig,
 )
-from tvt_jax.data.pipeline import PROMPT_TOKENS
+from tvt_jax.data.samples import PROMPT_TOKENS
 from tvt_jax.errors import UserError
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings

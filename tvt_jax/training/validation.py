@@ -5,7 +5,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvt_jax.config import TrainConfig
-from tvt_jax.data.pipeline import Collate, heldout_samples
+from tvt_jax.data.samples import Collate, heldout_samples
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.metrics import lpips, psnr, ssim
 from tvt_jax.parallel import batch_sharding, put_state, replicated

@@ -1,0 +1,232 @@
+"""Samples: what is cut out of a picture, its low resolution and prompt; and batches of them."""
+
+import zlib
+from pathlib import Path
+
+import cv2
+import grain
+import numpy as np
+from PIL import Image
+
+from tvt_jax.config import QUALITY_WORDS, DataConfig, DegradationConfig, ValidationConfig
+from tvt_jax.data.degradation import degrade, draw_recipe
+from tvt_jax.data.pairs import pair_factor
+from tvt_jax.data.pictures import BadPicture, decode_picture
+from tvt_jax.data.sources import Sample, Source, open_source
+from tvt_jax.errors import UserError
+
+PROMPT_TOKENS = 77  # CLIP's fixed length
+# As many unusable pictures in a row mean that there is hardly a usable one.
+_MAX_TRIES = 50
+_TO_FLOAT = np.arange(256, dtype=np.float32) / 127.5 - 1.0  # [0, 255] -> [-1, 1]
+
+Event = tuple[str, str, str]  # "skipped" or "converted", name of the picture, reason
+
+
+def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
+    """The crops from the middle of the validation photographs, the same every time.
+
+    Args:
+      config: the photographs and the crop.
+      data: the run's; where it has low resolution, these have it too: real, or by its degradation,
+        drawn from the picture's name.
+
+    Returns: samples as of `pipeline.samples`, not flipped.
+    Raises:
+      UserError: a folder is missing or empty, or a photograph cannot be used.
+    """
+    options = "--config.validation.folder", "--config.validation.lr"
+    source = open_source(config.folder, options[0], config.lr, options[1])
+    with_lr = data.degradation is not None or source.paired
+    read = ReadSample([source], config.crop, data.degradation, with_lr)
+    found = []
+    for index in range(len(source)):
+        try:
+            found.append(read.middle(source.read(index)))
+        except BadPicture as error:
+            raise UserError(
+                f"{source.name(index)} cannot be used with "
+                f"--config.validation.crop={config.crop}: {error}."
+            ) from error
+    return found
+
+
+class ReadSample(grain.transforms.RandomMap):
+    """Reads a picture by its number over all sources, cuts it, and makes LR of it.
+
+    Args:
+      sources: numbered one after the other.
+      crop: side of the crops, px.
+      degradation: makes LR of pictures that have none.
+      with_lr: whether samples have LR.
+    """
+
+    def __init__(
+        self, sources: list[Source], crop: int, degradation: DegradationConfig | None, with_lr: bool
+    ):
+        self._sources = sources
+        self._crop = crop
+        self._degradation = degradation
+        self._with_lr = with_lr
+
+    def random_map(self, key: int, rng: np.random.Generator) -> dict:
+        """Returns the sample of a number, as of `pipeline.samples`.
+
+        Raises:
+          UserError: it and many in its place cannot be used.
+        """
+        source, index = self._locate(key)
+        events: list[Event] = []
+        for _ in range(_MAX_TRIES):
+            try:
+                sample = source.read(index)
+                element = self._cut(sample, rng, events)
+                break
+            except BadPicture as error:
+                events.append(("skipped", source.name(index), str(error)))
+            # Another picture of the same source takes its place: batches stay full, and every run
+            # replaces it by the same one.
+            index = int(rng.integers(len(source)))
+        else:
+            raise UserError(
+                f"{_MAX_TRIES} pictures in a row cannot be used; the last: {events[-1][1]}: "
+                f"{events[-1][2]}. Use larger pictures or a smaller --config.data.crop, or sort "
+                "them out with `python -m tvt_jax.prepare`."
+            )
+        return {**element, "prompt": _prompt(sample), "events": events}
+
+    def middle(self, sample: Sample) -> dict:
+        """Cuts a sample in its middle; its degradation follows from its name."""
+        hr, lr, factor = self._decode(sample, [])
+        top, left = (factor * (room // 2) for room in self._room(hr, factor))
+        rng = np.random.default_rng(zlib.crc32(Path(sample.name).name.encode()))
+        return {
+            **self._crop_at(hr, lr, factor, top, left, False, rng),
+            "prompt": _prompt(sample),
+            "events": [],
+        }
+
+    def _locate(self, key: int) -> tuple[Source, int]:
+        for source in self._sources:
+            if key < len(source):
+                return source, key
+            key -= len(source)
+        raise IndexError(key)
+
+    def _cut(
+        self, sample: Sample, rng: np.random.Generator, events: list[Event]
+    ) -> dict[str, np.ndarray]:
+        """Decodes; a random crop, flipped half of the time; LR likewise or by degradation."""
+        hr, lr, factor = self._decode(sample, events)
+        rows, columns = self._room(hr, factor)
+        top, left = factor * int(rng.integers(rows + 1)), factor * int(rng.integers(columns + 1))
+        return self._crop_at(hr, lr, factor, top, left, rng.random() < 0.5, rng)
+
+    def _decode(
+        self, sample: Sample, events: list[Event]
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """(HR pixels, real LR pixels if there are, HR pixels per LR pixel)."""
+        hr, conversions = decode_picture(sample.image, min_side=self._crop)
+        lr, factor = None, 1
+        if self._with_lr and sample.lr is not None:
+            lr = decode_picture(sample.lr).pixels
+            factor = _factor_of(hr, lr, self._crop)
+            hr = hr[: factor * lr.shape[0], : factor * lr.shape[1]]
+        events += [("converted", sample.name, conversion) for conversion in conversions]
+        return hr, lr, factor
+
+    def _room(self, hr: np.ndarray, factor: int) -> tuple[int, int]:
+        """Places for a crop: rows and columns, in steps of an LR pixel so that both show the same.
+
+        Raises:
+          BadPicture: there is none.
+        """
+        rows, columns = ((side - self._crop) // factor for side in hr.shape[:2])
+        if min(rows, columns) < 0:
+            raise BadPicture(f"{hr.shape[1]}x{hr.shape[0]} px, smaller than {self._crop}")
+        return rows, columns
+
+    def _crop_at(
+        self,
+        hr: np.ndarray,
+        lr: np.ndarray | None,
+        factor: int,
+        top: int,
+        left: int,
+        flipped: bool,
+        rng: np.random.Generator,
+    ) -> dict[str, np.ndarray]:
+        crop, flip = self._crop, slice(None, None, -1 if flipped else 1)
+        element = {"hr": np.ascontiguousarray(hr[top : top + crop, left : left + crop][:, flip])}
+        if lr is not None:
+            box = (left / factor, top / factor, (left + crop) / factor, (top + crop) / factor)
+            element["lr"] = np.ascontiguousarray(_enlarged(lr, box, crop)[:, flip])
+        elif self._with_lr:
+            element["lr"] = self._degrade(element["hr"], rng)
+        return element
+
+    def _degrade(self, hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        recipe = draw_recipe(self._degradation, rng, *hr.shape[:2])
+        _, conditioning = degrade(hr.astype(np.float32) / 255, recipe)
+        return np.rint(conditioning * 255).astype(np.uint8)  # it is on these levels already
+
+
+def _prompt(sample: Sample) -> str:
+    return f"{', '.join(sample.tags)}, {QUALITY_WORDS}"
+
+
+def _factor_of(hr: np.ndarray, lr: np.ndarray, crop: int) -> int:
+    """HR pixels per LR pixel; raises BadPicture where the two cannot be cut alike."""
+    hr_size, lr_size = (hr.shape[1], hr.shape[0]), (lr.shape[1], lr.shape[0])
+    factor = pair_factor(hr_size, lr_size)
+    if factor is None:
+        raise BadPicture(
+            f"HR {hr_size[0]}x{hr_size[1]} and LR {lr_size[0]}x{lr_size[1]} px have no whole factor"
+        )
+    if crop % factor:
+        raise BadPicture(f"a crop of {crop} px is no multiple of the pair's factor {factor}")
+    return factor
+
+
+def _enlarged(lr: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
+    """The part `box` (left, top, right, bottom) of LR at the size of HR.
+
+    Bicubic by Pillow, as at inference: the part of the enlarged picture, not an enlarged part.
+    """
+    left, top, right, bottom = box
+    if right - left == size:
+        return lr[int(top) : int(bottom), int(left) : int(right)]
+    picture = Image.fromarray(lr)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+class Collate:
+    """Samples to a batch: stacks, scales to [-1, 1] and tokenizes.
+
+    Args:
+      tokenizer: folder of the tokenizer; empty: no tokens.
+    """
+
+    def __init__(self, tokenizer: str):
+        self._tokenizer = None
+        if tokenizer:
+            from tvt_jax.weights.tokenizer import load_tokenizer
+
+            self._tokenizer = load_tokenizer(Path(tokenizer))
+
+    def __call__(self, elements: list[dict]) -> dict:
+        """Returns {"hr", "lr" if there is one, "tokens" with a tokenizer, "events"} as arrays."""
+        batch = {}
+        for name in ("hr", "lr"):
+            if name in elements[0]:
+                shape = (len(elements), *elements[0][name].shape)
+                batch[name] = np.empty(shape, np.float32)
+                for target, element in zip(batch[name], elements, strict=True):
+                    cv2.LUT(element[name], _TO_FLOAT, target)
+        if self._tokenizer is not None:
+            from tvt_jax.weights.tokenizer import tokenize
+
+            prompts = [element["prompt"] for element in elements]
+            batch["tokens"] = tokenize(self._tokenizer, prompts, PROMPT_TOKENS)
+        batch["events"] = [element["events"] for element in elements]
+        return batch
