@@ -5,7 +5,8 @@
 
 Variants, which combine with a comma (`configs/stage1.py:V1,tiny`):
     (none)  the paper's run: VAE-D4 from Stable Diffusion's VAE-D8, batch 256
-    tiny    small networks on the bundled photographs: minutes on two CPU cores, no download
+    small   networks of a CPU, from the bundled teacher
+    tiny    the same on the bundled photographs: minutes on two CPU cores, no download
     V1, V2  ablations of VAE-D4's size: widths 128, 256, 512 with and without middle sections
     S3      ablation VAE-D8C8: eight latent channels at the teacher's resolution
     S2      ablation VAE-D8-SC: the teacher's own decoder learns to use skip connections
@@ -16,7 +17,7 @@ follow latent diffusion's autoencoder training.
 
 import dataclasses
 
-from tvt_jax.bundled import TINY_TEACHER, tiny_vae, use_bundled_photographs
+from tvt_jax.bundled import SMALL_TEACHER, small_vae, use_bundled_photographs
 from tvt_jax.config import (
     VAES,
     DataConfig,
@@ -32,8 +33,10 @@ _ABLATIONS = {"V1": "V1", "V2": "V2", "S3": "VAE-D8C8", "S2": "VAE-D8-SC"}
 def get_config(variant: str = "") -> VAETrainConfig:
     """Returns the configuration of a variant."""
     words = set(variant.split(",")) - {""}
-    if unknown := words - {"tiny", *_ABLATIONS}:
-        raise ValueError(f"unknown variant {unknown}; there are tiny, {', '.join(_ABLATIONS)}")
+    if unknown := words - {"small", "tiny", *_ABLATIONS}:
+        raise ValueError(
+            f"unknown variant {unknown}; there are small, tiny, {', '.join(_ABLATIONS)}"
+        )
     names = words & set(_ABLATIONS)
     if len(names) > 1:
         raise ValueError(f"{' and '.join(sorted(names))} exclude each other")
@@ -56,21 +59,32 @@ def get_config(variant: str = "") -> VAETrainConfig:
         # The encoder is the teacher itself, and the decoder starts from the teacher's.
         config.latents, config.fresh = "own", ("decoder.skip_convs",)
         config.required = ("data.train", "init_vae")
+    if words & {"small", "tiny"}:
+        _make_small(config)
     if "tiny" in words:
-        _shrink(config)
+        _make_tiny(config)
     return config
 
 
-def _shrink(config: VAETrainConfig) -> None:
-    config.vae = tiny_vae(config.vae)
+def _make_small(config: VAETrainConfig) -> None:
+    config.vae = small_vae(config.vae)
     if config.latents == "teacher":
-        config.teacher = str(TINY_TEACHER)
+        config.teacher = str(SMALL_TEACHER)
     else:
-        config.init_vae = str(TINY_TEACHER)
+        config.init_vae = str(SMALL_TEACHER)
+    config.required = ("data.train",)
+    config.dtype, config.remat = "float32", False
+    # On a CPU, LPIPS alone would take three times as long as everything else.
+    config.loss = VAELossConfig(lpips=0.0)
+    config.steps, config.log_every, config.checkpoint_every = 2000, 100, 500
+    config.optim = OptimConfig(learning_rate=1.5e-3, warmup_steps=100, schedule="cosine")
+    config.data.crop, config.data.batch_size, config.data.threads = 64, 8, 2
+    config.validation.every = 500
+
+
+def _make_tiny(config: VAETrainConfig) -> None:
     use_bundled_photographs(config)
     config.steps = 500
-    # The perceptual loss needs weights that are not bundled; see README.
     config.loss = VAELossConfig(lpips=0.0, gan=0.1, gan_start=400)
     config.discriminator = DiscriminatorConfig(base_channels=16)
-    config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=50, schedule="cosine")
     config.discriminator_optim = OptimConfig(learning_rate=1e-3, warmup_steps=50)

@@ -9,7 +9,8 @@ The result, `runs/stage3/model`, is what `infer --model` takes.
 
 Variants, which combine with a comma (`configs/stage3.py:S4,tiny`):
     (none)  the paper's run: VAE-D4 and the compute-efficient UNet, batch 16
-    tiny    small networks on the bundled photographs: minutes on two CPU cores, no download
+    small   networks of a CPU, from the bundled teacher and VAE: the model that is shipped
+    tiny    the same on the bundled photographs: minutes on two CPU cores, no download
     S1      ablation: Stable Diffusion's VAE and UNet, the setting of OSEDiff, with adapters in the
             VAE's encoder; --config.vae=stable-diffusion-2-1-base/vae
     S2      ablation: S1 with the VAE of `configs/stage1.py:S2`, which has skip connections
@@ -24,7 +25,7 @@ the pruned UNet in full, since pruning moves every layer.
 
 import copy
 
-from tvt_jax.bundled import TINY_TEACHER, TINY_UNET, TINY_VAE, use_bundled_photographs
+from tvt_jax.bundled import SMALL_TEACHER, SMALL_UNET, SMALL_VAE, use_bundled_photographs
 from tvt_jax.config import MILD, DataConfig, OptimConfig, RestorationTrainConfig
 
 _VARIANTS = {
@@ -52,10 +53,10 @@ _VARIANTS = {
 def get_config(variant: str = "") -> RestorationTrainConfig:
     """Returns the configuration of a variant."""
     words = set(variant.split(",")) - {""}
-    if unknown := words - {"tiny", *_VARIANTS}:
+    if unknown := words - {"small", "tiny", *_VARIANTS}:
         names = ", ".join(name for name in _VARIANTS if name)
-        raise ValueError(f"unknown variant {unknown}; there are tiny, {names}")
-    names = words - {"tiny"}
+        raise ValueError(f"unknown variant {unknown}; there are small, tiny, {names}")
+    names = words - {"small", "tiny"}
     if len(names) > 1:
         raise ValueError(f"{' and '.join(sorted(names))} exclude each other")
     name = names.pop() if names else ""
@@ -70,27 +71,43 @@ def get_config(variant: str = "") -> RestorationTrainConfig:
         critic_optim=copy.copy(adamw),
         data=DataConfig(crop=512, batch_size=16, threads=32, degradation=copy.deepcopy(MILD)),
     )
+    if words & {"small", "tiny"}:
+        _make_small(config, name)
     if "tiny" in words:
-        _shrink(config, name)
+        _make_tiny(config)
     return config
 
 
-def _shrink(config: RestorationTrainConfig, name: str) -> None:
-    config.sd = str(TINY_UNET)
-    use_bundled_photographs(config)
-    config.data.degradation = copy.deepcopy(MILD)
-    config.loss.patch = 8  # four quadrants of a 64 px crop under VAE-D4
-    config.loss.vsd = 0.01  # the small teacher is a weak one
+def _make_small(config: RestorationTrainConfig, name: str) -> None:
+    config.sd = str(SMALL_UNET)
     if name == "S1":
-        config.vae = str(TINY_TEACHER)
-    elif name in ("S2", "S3"):  # the VAEs of these ablations are not bundled
-        config.required = ("vae",)
-    else:
-        config.vae = str(TINY_VAE)
+        config.vae = str(SMALL_TEACHER)
+    elif name not in ("S2", "S3"):  # the VAEs of these ablations are not bundled
+        config.vae = str(SMALL_VAE)
+    config.required = ("data.train", *(() if config.vae else ("vae",)))
+    config.dtype, config.remat = "float32", False
+    if config.lora_rank:
+        config.lora_rank = 16  # a quarter of the width
+    config.data.crop, config.data.batch_size, config.data.threads = 128, 4, 2
+    for degradation_pass in (config.data.degradation.first, config.data.degradation.second):
+        degradation_pass.jpeg_range = (30.0, 95.0)  # like the preset `STRONG`
+    config.loss.patch = 16  # what the small teacher was trained with
+    # The small teacher is a weak one. LPIPS outweighs the error of the pixels as the paper has it.
+    config.loss.vsd, config.loss.lpips = 0.01, 0.1
+    config.steps, config.log_every, config.checkpoint_every = 4000, 100, 250
+    config.optim = OptimConfig(
+        learning_rate=2e-3, warmup_steps=100, schedule="cosine", clip_norm=1.0
+    )
+    config.critic_optim = OptimConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=1.0)
+    config.validation.every = 500
+
+
+def _make_tiny(config: RestorationTrainConfig) -> None:
+    degradation = config.data.degradation
+    use_bundled_photographs(config)
+    config.data.degradation = degradation
+    config.required = () if config.vae else ("vae",)
+    config.loss.patch = 8  # four quadrants of a 64 px crop under VAE-D4
     # The perceptual loss needs weights that are not bundled; see README.
     config.loss.lpips = 0.0
     config.steps = 1000
-    config.optim = OptimConfig(
-        learning_rate=3e-3, warmup_steps=20, schedule="cosine", clip_norm=1.0
-    )
-    config.critic_optim = OptimConfig(learning_rate=1e-3, warmup_steps=20, clip_norm=1.0)

@@ -25,12 +25,12 @@ from tvt_jax.weights.names import torch_tensors
 from tvt_jax.weights.replication import replicated_config
 
 ROOT = Path(__file__).parent.parent
-# Configuration file -> its variants, `tiny` apart.
+# Configuration file -> its variants, `small` and `tiny` apart.
 FILES = {
     "stage1": ("", "V1", "V2", "S2", "S3"),
     "stage2": ("", "V1", "V2", "S3"),
     "pretrain_vae": ("", "T1", "T2"),
-    "pretrain_unet": ("", "small"),
+    "pretrain_unet": ("",),
     "stage3": ("", "S1", "S2", "S3", "S4", "S5"),
     "stisr": ("",),
 }
@@ -67,13 +67,18 @@ def test_every_file_is_tested():
 def test_variants_of_vaes(name, variant):
     module = load(name)
     full = module.get_config(variant)
-    tiny = module.get_config(f"{variant},tiny" if variant else "tiny")
-    for config in (full, tiny):
+    small, tiny = (
+        module.get_config(f"{variant},{size}" if variant else size) for size in ("small", "tiny")
+    )
+    for config in (full, small, tiny):
         assert isinstance(config, VAETrainConfig)
         abstract_network("vae", config.vae)
-    # The same network, narrower; the same losses, apart from the one whose weights are downloaded.
-    assert len(tiny.vae.block_out_channels) == len(full.vae.block_out_channels)
-    assert (tiny.trained, tiny.fresh, tiny.latents) == (full.trained, full.fresh, full.latents)
+        # The same network, narrower; the same parts are trained on the same latents.
+        assert len(config.vae.block_out_channels) == len(full.vae.block_out_channels)
+        assert config.vae.downsampling == full.vae.downsampling
+        for field in ("trained", "fresh", "latents"):
+            assert getattr(config, field) == getattr(full, field)
+    assert "data.train" in small.required and tiny.vae == small.vae
     check_is_bundled(tiny)
     if tiny.required:  # an ablation of stage 2 needs its own stage 1 first
         assert name == "stage2" and tiny.required == ("init_vae",)
@@ -94,7 +99,7 @@ def check_documented(module, name, variant):
 
 
 # Parameters of each UNet once its outer levels are replicated: what the whole model may hold.
-@pytest.mark.parametrize(("variant", "most"), [("", None), ("small", 3.5e6), ("tiny", 1.5e6)])
+@pytest.mark.parametrize(("variant", "most"), [("", None), ("small", 2.1e6), ("tiny", 2.1e6)])
 def test_variants_of_unets(variant, most):
     module = load("pretrain_unet")
     config = module.get_config(variant)
@@ -109,8 +114,8 @@ def test_variants_of_unets(variant, most):
     if variant == "tiny":
         check_is_bundled(config)
     else:
-        assert config.required == ("data.train", "vae")
-        config.data.train, config.vae = "photographs", "vae"
+        assert config.required == ("data.train",) if variant else ("data.train", "vae")
+        config.data.train, config.vae = "photographs", config.vae or "vae"
     config.validate()
     check_documented(module, "pretrain_unet", variant)
 
@@ -130,10 +135,22 @@ def test_variants_of_restoration(name, variant):
         tiny.vae = "runs/stage2/model/vae"
     full.validate()
     tiny.validate()
-    same = ("generator", "trained", "lora_rank", "vae_lora_rank", "critic_lora_rank")
-    for field in same:
+    for field in ("generator", "trained", "vae_lora_rank", "critic_lora_rank"):
         assert getattr(tiny, field) == getattr(full, field)
+    assert bool(tiny.lora_rank) == bool(full.lora_rank)
     check_documented(module, name, variant)
+
+
+@pytest.mark.parametrize("variant", FILES["stage3"])
+def test_small_restoration(variant):
+    module = load("stage3")
+    small = module.get_config(f"{variant},small" if variant else "small")
+    tiny = module.get_config(f"{variant},tiny" if variant else "tiny")
+    assert (small.sd, small.vae, small.lora_rank) == (tiny.sd, tiny.vae, tiny.lora_rank)
+    assert small.loss.vsd > 0 and small.loss.lpips > 0
+    assert small.required == ("data.train", *(() if small.vae else ("vae",)))
+    small.data.train, small.vae = "photographs", small.vae or "runs/stage2/model/vae"
+    small.validate()
 
 
 def test_stage_3_is_the_releases():

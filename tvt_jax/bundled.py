@@ -8,14 +8,16 @@ from tvt_jax.config import DataConfig, TrainConfig, VAEConfig, ValidationConfig
 ASSETS = Path(__file__).parent / "assets"
 TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
 HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
-# Made by `configs/pretrain_vae.py:tiny`; by `configs/stage1.py:tiny` and then
-# `configs/stage2.py:tiny` (1200 steps, cosine); by `configs/pretrain_unet.py:tiny`. The UNet's
-# folder stands for Stable Diffusion's; its VAE is the teacher.
-TINY_TEACHER = ASSETS / "vae_tiny_teacher"
-TINY_VAE = ASSETS / "vae_tiny"
-TINY_UNET = ASSETS / "unet_tiny"
-# 1 / standard deviation of their latents, 6.92 on the bundled photographs.
-TINY_SCALING_FACTOR = 0.1444
+# One of them, as the public benchmark degrades pictures.
+DEGRADED_PHOTOGRAPH = ASSETS / "photographs" / "degraded" / "hawa_mahal_facade.png"
+# The small networks, trained by the variants `small` of `configs/`; the model card is in the model's
+# folder. The UNet's folder stands for Stable Diffusion's; its VAE is the teacher.
+SMALL_MODEL = ASSETS / "tvt_small"
+SMALL_TEACHER = ASSETS / "vae_small_teacher"
+SMALL_VAE = SMALL_MODEL / "vae"
+SMALL_UNET = ASSETS / "unet_small"
+# 1 / standard deviation of the teacher's latents on photographs, measured.
+SMALL_SCALING_FACTOR = 0.1444
 
 
 def use_bundled_photographs(config: TrainConfig) -> None:
@@ -32,12 +34,14 @@ def use_bundled_photographs(config: TrainConfig) -> None:
     )
 
 
-def tiny_vae(vae: VAEConfig) -> VAEConfig:
-    """The same network at an eighth of its width, with the latents of the bundled VAEs."""
-    widths = tuple(width // 8 for width in vae.block_out_channels)
+def small_vae(vae: VAEConfig) -> VAEConfig:
+    """The same network at an eighth of its width and half its depth, with four times the latent
+    channels: a narrow network has too little to make detail of."""
     return dataclasses.replace(
         vae,
-        block_out_channels=widths,
+        block_out_channels=tuple(width // 8 for width in vae.block_out_channels),
+        latent_channels=4 * vae.latent_channels,
+        layers_per_block=1,
         norm_num_groups=8,
-        scaling_factor=TINY_SCALING_FACTOR,
+        scaling_factor=SMALL_SCALING_FACTOR,
     )

@@ -9,9 +9,9 @@ from tvt_jax.errors import UserError
 
 
 def infer(
-    model: Path,
     input: list[Path],
     output: Path,
+    model: Path | None = None,
     scale: float = 4,
     prompt: str | None = None,
     color_fix: Literal["adain", "wavelet", "none"] = "adain",
@@ -26,9 +26,10 @@ def infer(
     """Upscale photographs.
 
     Args:
-        model: model folder, as `python -m tvt_jax.convert` writes it.
         input: pictures (PNG, JPEG, WebP, BMP, TIFF), or folders that are searched to the bottom.
         output: a file for one input file, otherwise a folder that mirrors the inputs.
+        model: model folder, as `python -m tvt_jax.convert` or stage 3 writes it. Default: the small
+            model that is bundled.
         scale: output size over input size, 1 to 8; the model is trained for 4.
         prompt: text to guide the restoration, used as it is; tags, when on, go before it.
         color_fix: take the colours of the input: adain matches mean and deviation, wavelet takes
@@ -54,6 +55,7 @@ def infer(
     if not jobs:
         return
 
+    from tvt_jax.bundled import SMALL_MODEL
     from tvt_jax.compilation import enable_compilation_cache
     from tvt_jax.inference.prompt import NO_TEXT_ENCODER
     from tvt_jax.inference.tag_files import TagFile
@@ -62,6 +64,10 @@ def infer(
 
     file = None if tags is None else TagFile(tags)
     enable_compilation_cache()
+    if model is None:
+        model = SMALL_MODEL
+        if not quiet:
+            print("no --model: the small bundled model restores; it is made for CPUs.")
     upscaler = Upscaler.from_folder(model, dtype)
     if not upscaler.takes_text and (prompt is not None or file is not None):
         raise UserError(NO_TEXT_ENCODER)

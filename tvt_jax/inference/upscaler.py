@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
@@ -26,7 +27,7 @@ POSTERIORS = ("mean", "sample")
 class Upscaler:
     """Restores and enlarges photographs with one step of diffusion.
 
-    >>> upscaler = Upscaler.from_folder("model")
+    >>> upscaler = Upscaler.from_folder("model")    # or without a folder: the small bundled model
     >>> large = upscaler(image, scale=4)            # uint8 [H, W, 3] -> [4H, 4W, 3]
     """
 
@@ -44,11 +45,12 @@ class Upscaler:
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     @classmethod
-    def from_folder(cls, model: str | Path, dtype: str = "auto") -> "Upscaler":
+    def from_folder(cls, model: str | Path = SMALL_MODEL, dtype: str = "auto") -> "Upscaler":
         """Loads a model folder onto the default device; its tagger when the first image comes.
 
         Args:
-          model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`.
+          model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`. Default:
+            the small model that is bundled, for CPUs; larger models restore more.
           dtype: of the UNet and the text encoder: "float32", "bfloat16", or "auto", which is
             bfloat16 on an accelerator and float32 on the CPU. The VAE is float32 in any case, as
             in the release: it carries the pixels.

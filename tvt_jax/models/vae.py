@@ -19,10 +19,18 @@ from tvt_jax.models.layers import (
     ResnetBlock2D,
     Upsample2D,
     normal,
+    passing,
     remat_call,
 )
 
 _NORM_EPS = 1e-6
+
+
+def _nearly_certain(key, shape, dtype):
+    """Initial bias of the moments: a deviation of exp(-3) around means of the order of 1. A network
+    that starts with the usual 1 has to shout the means down first."""
+    means, logvars = jnp.split(jnp.zeros(shape, dtype), 2)
+    return jnp.concatenate([means, logvars if key is None else logvars - 6.0])
 
 
 class Attention(nnx.Module):
@@ -122,7 +130,9 @@ class Encoder(nnx.Module):
     def __init__(self, config: VAEConfig, *, remat=False, **precision):
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.remat = remat
-        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=(1, 1), **precision)
+        self.conv_in = Conv2d(
+            config.in_channels, widths[0], 3, padding=(1, 1), kernel_init=passing, **precision
+        )
         self.down_blocks = nnx.List(
             DownEncoderBlock2D(
                 widths[max(level - 1, 0)],
@@ -162,7 +172,9 @@ class Decoder(nnx.Module):
     def __init__(self, config: VAEConfig, *, remat=False, **precision):
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.remat = remat
-        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=(1, 1), **precision)
+        self.conv_in = Conv2d(
+            config.latent_channels, widths[0], 3, padding=(1, 1), kernel_init=passing, **precision
+        )
         self.mid_block = (
             MidBlock2D(widths[0], groups, config.mid_block_add_attention, **precision)
             if config.mid_block
@@ -235,10 +247,16 @@ class AutoencoderKL(nnx.Module):
         self.decoder = Decoder(config, remat=remat, **precision)
         moments, latent = 2 * config.latent_channels, config.latent_channels
         self.quant_conv = (
-            Conv2d(moments, moments, 1, **precision) if config.use_quant_conv else None
+            Conv2d(
+                moments, moments, 1, kernel_init=passing, bias_init=_nearly_certain, **precision
+            )
+            if config.use_quant_conv
+            else None
         )
         self.post_quant_conv = (
-            Conv2d(latent, latent, 1, **precision) if config.use_post_quant_conv else None
+            Conv2d(latent, latent, 1, kernel_init=passing, **precision)
+            if config.use_post_quant_conv
+            else None
         )
 
     def encode(self, image):
