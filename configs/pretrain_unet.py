@@ -66,7 +66,7 @@ def _make_small(config: DiffusionTrainConfig) -> None:
     config.unet, config.vae = _SMALL_UNET, str(SMALL_TEACHER)
     config.required = ("data.train",)
     config.dtype, config.remat = "float32", False
-    config.steps, config.log_every, config.checkpoint_every = 2000, 100, 500
+    config.steps, config.log_every, config.checkpoint_every = 1500, 100, 500
     config.ema_decay, config.noises = 0.995, 4
     config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=100, schedule="cosine")
     config.data.crop, config.data.batch_size, config.data.threads = 128, 4, 2

@@ -58,7 +58,7 @@ def _make_small(config: VAETrainConfig) -> None:
     config.dtype, config.remat = "float32", False
     # On a CPU, LPIPS alone would take three times as long as everything else.
     config.loss.lpips = 0.0
-    config.steps, config.log_every, config.checkpoint_every = 2000, 100, 500
+    config.steps, config.log_every, config.checkpoint_every = 1500, 100, 500
     config.optim = OptimConfig(learning_rate=1.5e-3, warmup_steps=100, schedule="cosine")
     config.data.crop, config.data.batch_size, config.data.threads = 64, 8, 2
     config.validation.every = 500

@@ -94,7 +94,7 @@ def _make_small(config: RestorationTrainConfig, name: str) -> None:
     config.loss.patch = 16  # what the small teacher was trained with
     # The small teacher is a weak one. LPIPS outweighs the error of the pixels as the paper has it.
     config.loss.vsd, config.loss.lpips = 0.01, 0.1
-    config.steps, config.log_every, config.checkpoint_every = 4000, 100, 250
+    config.steps, config.log_every, config.checkpoint_every = 2000, 100, 250
     config.optim = OptimConfig(
         learning_rate=2e-3, warmup_steps=100, schedule="cosine", clip_norm=1.0
     )

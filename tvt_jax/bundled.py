@@ -10,14 +10,14 @@ TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
 HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
 # One of them, as the public benchmark degrades pictures.
 DEGRADED_PHOTOGRAPH = ASSETS / "photographs" / "degraded" / "hawa_mahal_facade.png"
-# The small networks, trained by the variants `small` of `configs/`; the model card is in the model's
-# folder. The UNet's folder stands for Stable Diffusion's; its VAE is the teacher.
+# The small networks, which the variants `small` of `configs/` trained; the model's folder has its
+# card. The UNet's folder stands for Stable Diffusion's; its VAE is the teacher.
 SMALL_MODEL = ASSETS / "tvt_small"
 SMALL_TEACHER = ASSETS / "vae_small_teacher"
 SMALL_VAE = SMALL_MODEL / "vae"
 SMALL_UNET = ASSETS / "unet_small"
 # 1 / standard deviation of the teacher's latents on photographs, measured.
-SMALL_SCALING_FACTOR = 0.1444
+SMALL_SCALING_FACTOR = 0.4607
 
 
 def use_bundled_photographs(config: TrainConfig) -> None:

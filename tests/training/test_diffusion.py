@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tests.support.parity import max_difference, nchw, noise
 from tests.support.small_release import randomise
 from tests.training.small_run import SMALL_VAE
-from tvt_jax.bundled import SMALL_TEACHER, SMALL_UNET, TRAIN_PHOTOGRAPHS
+from tvt_jax import bundled
+from tvt_jax.bundled import TRAIN_PHOTOGRAPHS
 from tvt_jax.config import (
     MILD,
     DataConfig,
@@ -311,11 +312,11 @@ def test_a_run_without_low_resolution_says_what_to_do(vae_folder, tmp_path):
 
 
 def test_the_bundled_unet_predicts_noise_and_can_be_replicated():
-    config, tensors = open_network(SMALL_UNET / "unet", "unet")
-    embeds = load_prompt_embeds(SMALL_UNET)
+    config, tensors = open_network(bundled.SMALL_UNET / "unet", "unet")
+    embeds = load_prompt_embeds(bundled.SMALL_UNET)
     assert embeds.prompt_embeds.shape[-1] == config.cross_attention_dim
-    assert read_scheduler_config(SMALL_UNET) == SchedulerConfig()
-    vae = json.loads((SMALL_TEACHER / "config.json").read_text())
+    assert read_scheduler_config(bundled.SMALL_UNET) == SchedulerConfig()
+    vae = json.loads((bundled.SMALL_TEACHER / "config.json").read_text())
     assert vae["latent_channels"] == config.in_channels
     replicated = replicated_tensors(config, tensors)
     table = abstract_network("unet", replicated_config(config))

@@ -50,7 +50,7 @@ class Upscaler:
 
         Args:
           model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`. Default:
-            the small model that is bundled, for CPUs; larger models restore more.
+            the small model that is bundled, for CPUs.
           dtype: of the UNet and the text encoder: "float32", "bfloat16", or "auto", which is
             bfloat16 on an accelerator and float32 on the CPU. The VAE is float32 in any case, as
             in the release: it carries the pixels.

@@ -247,9 +247,7 @@ class AutoencoderKL(nnx.Module):
         self.decoder = Decoder(config, remat=remat, **precision)
         moments, latent = 2 * config.latent_channels, config.latent_channels
         self.quant_conv = (
-            Conv2d(
-                moments, moments, 1, kernel_init=passing, bias_init=_nearly_certain, **precision
-            )
+            Conv2d(moments, moments, 1, kernel_init=passing, bias_init=_nearly_certain, **precision)
             if config.use_quant_conv
             else None
         )
