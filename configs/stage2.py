@@ -71,3 +71,4 @@ def _make_tiny(config: VAETrainConfig) -> None:
     else:  # the decoders of the ablations are not bundled
         config.required = ("init_vae",)
     config.steps = 200
+    config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=20)

@@ -6,7 +6,7 @@ import pytest
 from tvt_jax.bundled import ASSETS, DEGRADED_PHOTOGRAPH, HELDOUT_PHOTOGRAPHS, SMALL_MODEL
 from tvt_jax.demo import demo
 from tvt_jax.evaluation.public_benchmark import degrade
-from tvt_jax.evaluation.quality import Quality
+from tvt_jax.evaluation.quality import Quality, mean_values
 from tvt_jax.evaluation.restoration_methods import load_method
 from tvt_jax.infer import infer
 from tvt_jax.inference.image_files import read_image
@@ -31,15 +31,25 @@ def test_the_degraded_photograph_is_what_the_benchmark_makes_of_the_original():
     assert np.abs(read_image(DEGRADED_PHOTOGRAPH) - degraded.astype(int)).max() <= 2
 
 
-def test_the_bundled_model_is_better_than_filters(restored):
-    degraded = read_image(DEGRADED_PHOTOGRAPH)
-    original = read_image(HELDOUT_PHOTOGRAPHS / f"{DEGRADED_PHOTOGRAPH.stem}.jpg")
+def test_the_bundled_model_is_better_than_filters():
+    """On average over the held-out photographs; on single ones it may lose."""
+    names = sorted(path.stem for path in HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
+    originals = {name: read_image(HELDOUT_PHOTOGRAPHS / f"{name}.jpg") for name in names}
     quality = Quality(("psnr", "ssim", "lpips-vgg"), required=True)
-    got = quality.measure(restored, original)
+
+    def measure(method):
+        rows = []
+        for name, original in originals.items():
+            rows.append(quality.measure(method(degrade(original, name, "realistic")), original))
+        return mean_values(rows)
+
+    got = measure(Upscaler.from_folder())
     for name in ("bicubic", "lanczos"):
-        other = quality.measure(load_method(name)(degraded), original)
-        assert got["psnr"] > other["psnr"] and got["ssim"] > other["ssim"]
-        assert got["lpips-vgg"] < other["lpips-vgg"]
+        other = measure(load_method(name))
+        # Half of what was measured when the model was bundled.
+        assert got["psnr"] > other["psnr"] + 0.08
+        assert got["ssim"] > other["ssim"] + 0.009
+        assert got["lpips-vgg"] < other["lpips-vgg"] - 0.01
 
 
 def test_infer_takes_the_bundled_model_and_says_so(restored, tmp_path, capsys):

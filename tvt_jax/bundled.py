@@ -9,7 +9,7 @@ ASSETS = Path(__file__).parent / "assets"
 TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
 HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
 # One of them, as the public benchmark degrades pictures.
-DEGRADED_PHOTOGRAPH = ASSETS / "photographs" / "degraded" / "hawa_mahal_facade.png"
+DEGRADED_PHOTOGRAPH = ASSETS / "photographs" / "degraded" / "handwriting_lined_paper.png"
 # The small networks, which the variants `small` of `configs/` trained; the model's folder has its
 # card. The UNet's folder stands for Stable Diffusion's; its VAE is the teacher.
 SMALL_MODEL = ASSETS / "tvt_small"

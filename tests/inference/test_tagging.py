@@ -325,14 +325,14 @@ def test_infer_prints_writes_and_reuses_tags(
     write_image(tmp_path / "in.png", image)
     tags, found = tmp_path / "tags.json", upscalers[tagging_model].tag(image, scale=1)
     options = dict(input=[tmp_path / "in.png"], output=tmp_path / "out.png", scale=1)
-    infer(tagging_model, **options, tags=tags)
+    infer(model=tagging_model, **options, tags=tags)
     assert f"tags: {', '.join(found)}\n" in capsys.readouterr().out
     assert json.loads(tags.read_text()) == {"images": {"in.png": {"tags": found}}}
     # Changed by hand, and reused by a model that has no tagger.
     tags.write_text(json.dumps({"images": {"in.png": {"tags": ["a kite"]}}}))
-    infer(small_model, **options, tags=tags)
+    infer(model=small_model, **options, tags=tags)
     assert "tags: a kite\n" in capsys.readouterr().out
-    infer(tagging_model, **options, no_tags=True)
+    infer(model=tagging_model, **options, no_tags=True)
     assert "tags:" not in capsys.readouterr().out
     fixed = "clean, high-resolution, 8k,"
     assert prompts == [f"{', '.join(found)}, {fixed}", f"a kite, {fixed}", f", {fixed}"]
@@ -342,9 +342,9 @@ def test_mistakes_with_tags_are_said_at_once(small_model, prompts, tmp_path):
     write_image(tmp_path / "in.png", ram_files.image(1, 8, 8))
     options = dict(input=[tmp_path / "in.png"], output=tmp_path / "out.png")
     with pytest.raises(UserError, match="--no-tags and --tags exclude each other"):
-        infer(small_model, **options, no_tags=True, tags=tmp_path / "tags.json")
+        infer(model=small_model, **options, no_tags=True, tags=tmp_path / "tags.json")
     with pytest.raises(UserError, match="does not list .*in.png, and the model has no tagger"):
-        infer(small_model, **options, tags=tmp_path / "tags.json")
+        infer(model=small_model, **options, tags=tmp_path / "tags.json")
 
 
 WITHOUT_TORCH = """

@@ -175,7 +175,7 @@ def test_a_model_with_a_stored_embedding_takes_no_text(textless_model, tmp_path)
     # Said once, before any picture.
     for words in (dict(prompt="a cat"), dict(tags=tmp_path / "tags.json")):
         with pytest.raises(UserError, match="no text encoder"):
-            infer(textless_model, [tmp_path / "in"], tmp_path / "out", **words)
+            infer([tmp_path / "in"], tmp_path / "out", textless_model, **words)
     assert not (tmp_path / "out").exists()
 
 

@@ -183,7 +183,8 @@ def test_whole_steps_equal_pytorch(case, tmp_path):
     step = jax.jit(make_step(stage, settings, make_mesh(MeshConfig())))
     state, key = init_state(stage, settings), jax.random.key(0)
     for number in range(STEPS):
-        image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=number), -1, 1)
+        # Seeds from 0 on bring a value of 6e-7 to a LeakyReLU, whose slope is then up to rounding.
+        image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=10 + number), -1, 1)
         draws = jax.random.normal(jax.random.fold_in(key, number), (BATCH, SIDE // 2, SIDE // 2, 4))
         want = reference.step(image, np.asarray(draws), number)
         state, got = step(state, stage.frozen, {"hr": image}, key)
