@@ -5,7 +5,7 @@
 
 Variants, which combine with a comma (`configs/pretrain_vae.py:T1,tiny`):
     (none)  VAE-D8 as latent diffusion trains it
-    small   networks of a CPU: the teacher of the model that is shipped
+    small   networks for CPUs: the teacher of the model that is shipped
     tiny    the same on the bundled photographs: minutes on two CPU cores, no download
     T1      ablation: VAE-D4 from scratch, without a teacher
     T2      ablation: VAE-D4 from scratch, its latents pulled to a teacher's by their L2 distance
@@ -60,8 +60,8 @@ def get_config(variant: str = "") -> VAETrainConfig:
 def _make_small(config: VAETrainConfig) -> None:
     config.vae = small_vae(config.vae)
     config.dtype, config.remat = "float32", False
-    # On a CPU, LPIPS alone would take three times as long as everything else. Without KL, the
-    # latents find their own scale, which `bundled.py` has.
+    # LPIPS's VGG16 has several times the multiply-adds of these networks: too slow on a CPU.
+    # Without KL, the latents find their own scale, which `bundled.py` has.
     config.loss.lpips, config.loss.gan, config.loss.kl = 0.0, 0.0, 0.0
     config.steps, config.log_every, config.checkpoint_every = 2400, 100, 500
     config.optim = OptimConfig(learning_rate=1.5e-3, warmup_steps=100, schedule="cosine")

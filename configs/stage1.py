@@ -5,7 +5,7 @@
 
 Variants, which combine with a comma (`configs/stage1.py:V1,tiny`):
     (none)  the paper's run: VAE-D4 from Stable Diffusion's VAE-D8, batch 256
-    small   networks of a CPU, from the bundled teacher
+    small   networks for CPUs, from the bundled teacher
     tiny    the same on the bundled photographs: minutes on two CPU cores, no download
     V1, V2  ablations of VAE-D4's size: widths 128, 256, 512 with and without middle sections
     S3      ablation VAE-D8C8: eight latent channels at the teacher's resolution
@@ -74,7 +74,7 @@ def _make_small(config: VAETrainConfig) -> None:
         config.init_vae = str(SMALL_TEACHER)
     config.required = ("data.train",)
     config.dtype, config.remat = "float32", False
-    # On a CPU, LPIPS alone would take three times as long as everything else.
+    # LPIPS's VGG16 has several times the multiply-adds of these networks: too slow on a CPU.
     config.loss = VAELossConfig(lpips=0.0)
     config.steps, config.log_every, config.checkpoint_every = 2000, 100, 500
     config.optim = OptimConfig(learning_rate=1.5e-3, warmup_steps=100, schedule="cosine")

@@ -5,7 +5,7 @@
 
 Variants, which combine with a comma (`configs/stage2.py:V1,tiny`):
     (none)  the paper's run: VAE-D4, 512 px crops, batch 256 on eight accelerators
-    small   networks of a CPU
+    small   networks for CPUs
     tiny    the same on the bundled photographs: minutes on two CPU cores, no download
     V1, V2  ablations of VAE-D4's size: widths 128, 256, 512 with and without middle sections
     S3      ablation VAE-D8C8: eight latent channels
@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> VAETrainConfig:
 def _make_small(config: VAETrainConfig) -> None:
     config.vae = small_vae(config.vae)
     config.dtype, config.remat = "float32", False
-    # On a CPU, LPIPS alone would take three times as long as everything else.
+    # LPIPS's VGG16 has several times the multiply-adds of these networks: too slow on a CPU.
     config.loss.lpips = 0.0
     config.steps, config.log_every, config.checkpoint_every = 1500, 100, 500
     config.optim = OptimConfig(learning_rate=1.5e-3, warmup_steps=100, schedule="cosine")

@@ -9,7 +9,7 @@ The result, `runs/stage3/model`, is what `infer --model` takes.
 
 Variants, which combine with a comma (`configs/stage3.py:S4,tiny`):
     (none)  the paper's run: VAE-D4 and the compute-efficient UNet, batch 16
-    small   networks of a CPU, from the bundled teacher and VAE: the model that is shipped
+    small   networks for CPUs, from the bundled teacher and VAE: the model that is shipped
     tiny    the same on the bundled photographs: minutes on two CPU cores, no download
     S1      ablation: Stable Diffusion's VAE and UNet, the setting of OSEDiff, with adapters in the
             VAE's encoder; --config.vae=stable-diffusion-2-1-base/vae
@@ -92,7 +92,7 @@ def _make_small(config: RestorationTrainConfig, name: str) -> None:
     for degradation_pass in (config.data.degradation.first, config.data.degradation.second):
         degradation_pass.jpeg_range = (30.0, 95.0)  # like the preset `STRONG`
     config.loss.patch = 16  # what the small teacher was trained with
-    # The small teacher is a weak one. LPIPS outweighs the error of the pixels as the paper has it.
+    # The small teacher is a weak one. LPIPS has less weight than in the paper, for PSNR's sake.
     config.loss.vsd, config.loss.lpips = 0.01, 0.1
     config.steps, config.log_every, config.checkpoint_every = 2000, 100, 250
     config.optim = OptimConfig(
