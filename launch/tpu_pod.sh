@@ -7,4 +7,4 @@ set -euo pipefail
 config=$1 workdir=$2
 shift 2
 gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command \
-  "cd ~/tvt_jax && .venv/bin/python -m tvt_jax.train --distributed --config $config --workdir $workdir $*"
+  "cd ~/tvt_jax && .venv/bin/python -m tvt_jax.train --distributed $(printf '%q ' --config "$config" --workdir "$workdir" "$@")"

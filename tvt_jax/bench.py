@@ -38,6 +38,7 @@ def memory(
     fsdp: int | None = None,
     quick: bool = False,
     separate_bases: bool = False,
+    vae: str | None = None,
 ) -> None:
     """Print what a training step takes of each device of a TPU slice; needs no TPU, but libtpu.
 
@@ -50,6 +51,8 @@ def memory(
         shards; its memory is not that of a real run.
       separate_bases: of stage 3, with a UNet for each of generator, teacher and critic instead of
         one for all, for comparison.
+      vae: architecture of a frozen VAE whose folder the configuration does not name: VAE-D4,
+        VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
     from tvt_jax.config import read_config
@@ -58,7 +61,7 @@ def memory(
     settings = read_config(config)
     settings.data.batch_size = batch_size or settings.data.batch_size
     settings.mesh.fsdp = fsdp or settings.mesh.fsdp
-    result = tpu_step_memory(settings, topology, quick, separate_bases)
+    result = tpu_step_memory(settings, topology, quick, separate_bases, vae)
     print(
         f"{config} on {topology}, {result.devices} devices, batch {settings.data.batch_size}, "
         f"{settings.data.crop} px, fsdp {settings.mesh.fsdp}: per device "

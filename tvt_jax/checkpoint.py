@@ -45,6 +45,10 @@ class Checkpoints:
         """Step of the last complete checkpoint."""
         return self._manager.latest_step()
 
+    def due(self, step: int) -> bool:
+        """Whether `save` saves after this many steps."""
+        return step != self.latest and step % self._every == 0
+
     def save(self, step: int, state: Any, run: dict[str, Any], force: bool = False) -> None:
         """Starts to save if `step` is due, or if `force`.
 
@@ -56,7 +60,7 @@ class Checkpoints:
         Raises:
           UserError: the disk is full or the folder cannot be written.
         """
-        if step == self.latest or not (force or step % self._every == 0):
+        if not self.due(step) and not (force and step != self.latest):
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:

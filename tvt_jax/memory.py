@@ -5,22 +5,44 @@ import jax
 from tvt_jax.errors import UserError
 
 
-def check_fits(compiled: jax.stages.Compiled, what: str, advice: str) -> int | None:
-    """Compares the compiler's figure with the memory that is free.
+def compile_program(lowered: jax.stages.Lowered, what: str, advice: str) -> jax.stages.Compiled:
+    """Compiles a program.
 
     Args:
-      compiled: for the default device; its arguments are in memory already.
+      lowered: the program.
       what: the work, for the error message.
       advice: what the user can do, for the error message.
 
-    Returns: bytes on each device that it needs on top of its arguments; None where the platform
-      does not tell.
+    Raises:
+      UserError: the compiler knows that it does not fit the device; those of TPUs do.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{what} does not fit the device ({reason}); {advice}.") from error
+
+
+def compile_to_fit(
+    lowered: jax.stages.Lowered, what: str, advice: str
+) -> tuple[jax.stages.Compiled, int | None]:
+    """Compiles a program and compares what it needs with the memory that is free.
+
+    Args:
+      lowered: the program, for the default device; its arguments are in memory already.
+      what, advice: as of `compile_program`.
+
+    Returns: (the program, bytes on each device that it needs on top of its arguments; None where
+      the platform does not tell).
     Raises:
       UserError: it does not fit. (Without this, Linux would kill the process without a word.)
     """
+    compiled = compile_program(lowered, what, advice)
     analysis, free = compiled.memory_analysis(), free_memory()
     if analysis is None:
-        return None
+        return compiled, None
     needed = (
         analysis.temp_size_in_bytes
         + analysis.output_size_in_bytes
@@ -31,12 +53,12 @@ def check_fits(compiled: jax.stages.Compiled, what: str, advice: str) -> int | N
             f"{what} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
             f"free; {advice}."
         )
-    return needed
+    return compiled, needed
 
 
 def free_memory() -> int | None:
     """Bytes that are free on the default device; None where the platform does not tell."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]  # of another process: no statistics
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         limit = stats.get("bytes_limit")

@@ -120,15 +120,17 @@ def gathered(tree: Any, mesh: Mesh, dtype: Any = None) -> Any:
 
     Args:
       tree: parameters of `mesh`.
-      dtype: of the computation; kernels travel in it. None: as they are.
+      dtype: of the computation; kernels that are split travel in it, and come out as they were:
+        gradients keep their precision. None: all travel as they are.
     """
     if mesh.shape["fsdp"] == 1:
         return tree
 
     def whole(leaf):
-        if dtype is not None and leaf.ndim > 1:
-            leaf = leaf.astype(dtype)
-        return jax.lax.with_sharding_constraint(leaf, replicated(mesh))
+        kernel = leaf.ndim > 1 and leaf.size >= _MIN_SPLIT_ELEMENTS
+        travelling = leaf.astype(dtype) if dtype is not None and kernel else leaf
+        travelling = jax.lax.with_sharding_constraint(travelling, replicated(mesh))
+        return travelling.astype(leaf.dtype)
 
     return jax.tree.map(whole, tree)
 

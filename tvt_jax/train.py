@@ -1,7 +1,7 @@
 """`python -m tvt_jax.train --config configs/stage2.py --workdir runs/stage2`: train a stage.
 
 A variant follows the file after a colon (`configs/stage2.py:tiny`), and any field of the
-configuration (`tvt_jax/config/training.py` lists them) can be set:
+configuration (`tvt_jax/config/training.py` and, of stage 3, `restoration.py` list them) can be set:
 `--config.optim.learning_rate=1e-4`, `--config.trained="('encoder', 'quant_conv')"`. Run the same
 command again to resume. On several machines, start it on each with `--distributed`.
 """

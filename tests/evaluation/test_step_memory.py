@@ -1,12 +1,26 @@
 """The bases of stage 3, shared and apart, without a TPU's compiler."""
 
+from pathlib import Path
+
 import jax
+import pytest
 import torch
 
 from tests.support.small_sd import write_small_sd, write_small_vae
 from tests.training.small_restoration import small_restoration
-from tvt_jax.evaluation.step_memory import _with_separate_bases
+from tvt_jax.config import read_config
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation.step_memory import _with_separate_bases, tpu_step_memory
 from tvt_jax.training.restoration import make_stage
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("vae", [None, "VAE-D5"])
+def test_an_ablation_whose_vae_is_not_clear_must_name_it(vae):
+    config = read_config(f"{ROOT}/configs/stage3.py:S4")
+    with pytest.raises(UserError, match=f"--vae {vae} is not one of VAE-D8, .* S4 VAE-D4"):
+        tpu_step_memory(config, "v5e:2x4", quick=True, vae=vae)
 
 
 def size(tree):

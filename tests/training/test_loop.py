@@ -18,6 +18,7 @@ import pytest
 from tests.training.small_run import read_metrics, read_weights, small_config
 from tvt_jax import memory
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
+from tvt_jax.checkpoint import Checkpoints
 from tvt_jax.config import MeshConfig, OptimConfig, ValidationConfig
 from tvt_jax.errors import UserError
 from tvt_jax.training import loop
@@ -68,6 +69,28 @@ def test_validation_is_logged_with_pictures(finished):
 def test_the_trained_parameters_are_listed(finished):
     names = (finished[0] / "trained_parameters.txt").read_text().split()
     assert names and all(n.startswith(("vae.encoder.", "vae.quant_conv.")) for n in names)
+
+
+def test_what_a_step_tells_is_on_the_disk_before_its_checkpoint(finished, tmp_path, monkeypatch):
+    """A run that is killed while it saves loses no record: those of the step are there already."""
+    seen, save = {}, Checkpoints.save
+
+    def watched(self, step, *args, **kwargs):
+        if not kwargs.get("force"):
+            seen[step] = {key for line in read_lines(tmp_path, step) for key in line}
+        save(self, step, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    settings = dataclasses.replace(finished[1], checkpoint_every=2)
+    train(settings, tmp_path, quiet=True)
+    assert {"loss"} <= seen[2] & seen[4]
+    for step in (3, 6):  # of validation
+        assert {"loss", "validation/psnr"} <= seen[step]
+
+
+def read_lines(workdir, step):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["step"] == step]
 
 
 def test_the_average_is_what_is_exported(finished):
@@ -350,6 +373,15 @@ def test_too_little_memory_is_said_before_the_first_step(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="a training step needs .* --config.accumulate"):
         train(small_config(), tmp_path, quiet=True)
     assert not read_metrics(tmp_path)
+
+
+def test_a_compiler_that_knows_of_too_little_memory_is_heard():
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 17 GiB of 16 GiB\nmore")
+
+    with pytest.raises(UserError, match=r"a step does not fit the device \(.*17 GiB.*\); do less"):
+        memory.compile_to_fit(Lowered(), "a step", "do less")
 
 
 def test_updates_that_stay_infinite_stop_the_run_and_keep_the_good_weights(tmp_path):

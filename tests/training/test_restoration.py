@@ -304,7 +304,7 @@ def test_ablations(folder, tmp_path, variant):
         "S2": lambda: write_vae(tmp_path, skip_connections=True),
         "S3": lambda: write_vae(tmp_path, latent_channels=8),
     }.get(variant, lambda: str(folder / "vae"))()
-    names = ("generator", "trained", "lora_rank", "vae_lora_rank")
+    names = ("generator", "trained", "lora_rank", "vae_lora_rank", "interpolated_latents")
     config = small_restoration(folder, vae=vae, **{name: getattr(fields, name) for name in names})
     stage, _, metrics = traced(config)
     assert set(metrics) == {"loss", "l2", "vsd", "critic"}
@@ -408,6 +408,32 @@ def test_adapters_on_request_stay_beside_the_weights(finished, folder, tmp_path)
     assert set(both) == set(merged)
     for name in merged:
         np.testing.assert_allclose(both[name], merged[name], atol=1e-7)
+
+
+@pytest.mark.parametrize(("channels", "interpolated"), [(8, False), (2, True)])
+def test_latents_that_the_unet_does_not_read_are_refused(folder, tmp_path, channels, interpolated):
+    vae = write_vae(tmp_path, latent_channels=channels)
+    with pytest.raises(UserError, match=f"has {channels} latent channels, the UNet in .* reads 4"):
+        make_stage(small_restoration(folder, vae=vae, interpolated_latents=interpolated))
+
+
+def test_weights_of_the_generator_that_differ_are_held_besides_and_told(folder, finished):
+    whole = make_stage(small_restoration(folder))
+    assert len(whole.notes) == 1 and "besides" not in whole.notes[0]
+    again = make_stage(small_restoration(folder, unet=str(finished[0] / "model")))
+    own = sum(leaf.size for leaf in jax.tree.leaves(again.frozen["unet"]))
+    assert own and f"; {own:,} differ from them and are held besides" in again.notes[0]
+
+
+def test_a_run_is_not_resumed_with_another_noise_schedule(finished, folder, tmp_path):
+    workdir, settings = finished
+    shutil.copytree(workdir / "checkpoints", tmp_path / "run" / "checkpoints")
+    shutil.copytree(folder / "sd", tmp_path / "sd")
+    path = tmp_path / "sd" / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace("0.012", "0.013"))
+    changed = dataclasses.replace(settings, sd=str(tmp_path / "sd"), steps=settings.steps + 1)
+    with pytest.raises(UserError, match="scheduler.beta_end: 0.012 then, 0.013 now"):
+        train(changed, tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from tests.support.parity import max_difference, noise
 from tvt_jax.config import MeshConfig, OptimConfig, TrainConfig
-from tvt_jax.parallel import make_mesh
+from tvt_jax.parallel import gathered, make_mesh
 from tvt_jax.training.state import Stage, init_state, learning_rate
 from tvt_jax.training.step import make_step
 
@@ -136,3 +137,20 @@ def test_the_optimizer_holds_nothing_of_frozen_weights():
     state = init_state(stage, TrainConfig(steps=10))
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert sorted(m.shape for m in moments) == [(1,), (1,), (3,), (3,)]
+
+
+def test_kernels_that_travel_in_bfloat16_keep_gradients_in_float32():
+    mesh = AbstractMesh((1, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    params = {
+        "kernel": jax.ShapeDtypeStruct((512, 512), jnp.float32),
+        "adapter": jax.ShapeDtypeStruct((512, 4), jnp.float32),  # not split: does not travel
+    }
+
+    def loss(whole):
+        return (whole["kernel"] @ whole["adapter"]).sum()
+
+    whole = jax.eval_shape(lambda p: gathered(p, mesh, "bfloat16"), params)
+    grads = jax.eval_shape(lambda p: jax.grad(loss)(gathered(p, mesh, "bfloat16")), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((whole, grads))} == {jnp.dtype("float32")}
+    jaxpr = str(jax.make_jaxpr(lambda p: gathered(p, mesh, "bfloat16"))(params))
+    assert "bf16[512,512]" in jaxpr and "bf16[512,4]" not in jaxpr

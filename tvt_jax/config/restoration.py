@@ -29,7 +29,9 @@ class RestorationLossConfig:
     # The teacher works at the latent size that it was trained for, so it sees larger latents in
     # patches: the four quadrants of a 512 px image under VAE-D4.
     patch: int = 64  # side of a patch, latent px; divides the latent's sides
-    patches_at_once: int = 0  # judged at a time: fewer take less memory; 0: all
+    # Patches that are judged at a time, on all devices together, a multiple of their number: fewer
+    # take less memory. 0: all.
+    patches_at_once: int = 0
     min_timestep: int = 250  # of the noise that patches are judged under
     max_timestep: int = 750  # the first that is not drawn any more
     guidance: float = 7.5  # of the teacher, from the negative prompt towards the prompt
@@ -53,6 +55,8 @@ class RestorationTrainConfig(TrainConfig):
     lora_rank: int = 4  # of the adapters of the generator's UNet; 0: none
     vae_lora_rank: int = 0  # of adapters of the VAE's encoder; 0: none
     critic_lora_rank: int = 4
+    # The VAE has more latent channels than Stable Diffusion's, interpolated from them (S3).
+    interpolated_latents: bool = False
     sample_posterior: bool = True  # of the VAE's encoder, as the release does; else its mean
     loss: RestorationLossConfig = dataclasses.field(default_factory=RestorationLossConfig)
     critic_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tvt_jax.memory import check_fits
+from tvt_jax.memory import compile_to_fit
 from tvt_jax.weights.model_folder import Network
 
 _PROGRAMS: dict[tuple, jax.stages.Compiled] = {}
@@ -32,8 +32,9 @@ def call_network(function: Callable, network: Network, *arrays: np.ndarray) -> A
         graph = network.graph  # not the network: programs outlive weights
         program = jax.jit(lambda params, *inputs: function(nnx.merge(graph, params), *inputs))
         with jax.default_matmul_precision("highest"):
-            compiled = program.lower(network.params, *arrays).compile()
-        height, width = arrays[0].shape[-3:-1]
-        check_fits(compiled, f"an image of {width}x{height} px", "use smaller images")
-        _PROGRAMS[key] = compiled
+            lowered = program.lower(network.params, *arrays)
+            height, width = arrays[0].shape[-3:-1]
+            _PROGRAMS[key], _ = compile_to_fit(
+                lowered, f"an image of {width}x{height} px", "use smaller images"
+            )
     return _PROGRAMS[key](network.params, *arrays)

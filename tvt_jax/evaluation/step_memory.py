@@ -16,6 +16,7 @@ from tvt_jax.config import (
     LPIPS_NETS,
     SD21_UNET,
     VAES,
+    DiffusionTrainConfig,
     RestorationTrainConfig,
     SchedulerConfig,
     TrainConfig,
@@ -23,6 +24,7 @@ from tvt_jax.config import (
 )
 from tvt_jax.data.samples import PROMPT_TOKENS
 from tvt_jax.errors import UserError
+from tvt_jax.memory import compile_program
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings
 from tvt_jax.training.loop import STAGES
@@ -55,7 +57,11 @@ class StepMemory:
 
 
 def tpu_step_memory(
-    config: TrainConfig, topology: str, quick: bool, separate_bases: bool = False
+    config: TrainConfig,
+    topology: str,
+    quick: bool,
+    separate_bases: bool = False,
+    vae: str | None = None,
 ) -> StepMemory:
     """Compiles the step of a run for a TPU slice.
 
@@ -68,14 +74,19 @@ def tpu_step_memory(
       quick: compile with little effort: a tenth of the time; the memory then differs from that of
         a real run.
       separate_bases: of stage 3: give generator, teacher and critic a UNet each, for comparison.
+      vae: a key of `VAES`, in the place of a frozen VAE whose folder is not named. None: VAE-D4
+        where the generator has its layers for that resolution, or is pruned; VAE-D8 to train a
+        diffusion UNet.
 
     Raises:
-      UserError: the TPU compiler is not installed, the topology is unknown, or the step does not
-        fit the chip's memory (the message has the compiler's figures).
+      UserError: `vae` is needed or unknown, the TPU compiler is not installed, the topology is
+        unknown, or the step does not fit the chip's memory (the message has the compiler's
+        figures).
     """
+    vae = _frozen_vae(config, vae)
     mesh = make_mesh(config.mesh, _devices(topology))
     with tempfile.TemporaryDirectory() as folder, compiling_for("tpu"):
-        config = _with_empty_networks(config, Path(folder))
+        config = _with_empty_networks(config, Path(folder), vae)
         stage = importlib.import_module(STAGES[type(config).__name__]).make_stage(config)
         if separate_bases:
             stage = _with_separate_bases(stage)
@@ -90,16 +101,12 @@ def tpu_step_memory(
         if quick:
             jax.config.update("jax_exec_time_optimization_effort", -1.0)
         start = time.perf_counter()
-        try:
-            with jax.set_mesh(mesh):
-                compiled = step.lower(*arguments).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(
-                f"the step does not fit {topology}: {str(error).splitlines()[0]} "
-                "Lower --config.data.batch_size or raise --config.mesh.fsdp."
-            ) from error
+        with jax.set_mesh(mesh):
+            compiled = compile_program(
+                step.lower(*arguments),
+                f"a training step on {topology}",
+                "lower --batch-size or raise --fsdp",
+            )
     analysis, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return StepMemory(
         devices=mesh.size,
@@ -123,7 +130,7 @@ def _devices(topology: str) -> list:
         ) from error
 
 
-def _with_empty_networks(config: TrainConfig, folder: Path) -> TrainConfig:
+def _with_empty_networks(config: TrainConfig, folder: Path, vae: str | None) -> TrainConfig:
     """Names folders of zeros where the configuration names none."""
 
     def empty(kind: str, settings, place: Path) -> str:
@@ -145,12 +152,28 @@ def _with_empty_networks(config: TrainConfig, folder: Path) -> TrainConfig:
             text = np.zeros((1, PROMPT_TOKENS, SD21_UNET.cross_attention_dim), np.float32)
             save_prompt_embeds(folder / "sd", PromptEmbeds(text, text))
             changes["sd"] = str(folder / "sd")
-        if not config.vae:
-            name = "VAE-D8" if config.generator == "same" else "VAE-D4"
-            changes["vae"] = empty("vae", VAES[name], folder / "vae")
-    if config.loss.lpips and not config.lpips:
+    if vae is not None:
+        changes["vae"] = empty("vae", VAES[vae], folder / "vae")
+    perceptual = not isinstance(config, DiffusionTrainConfig) and config.loss.lpips
+    if perceptual and not config.lpips:
         changes["lpips"] = empty("lpips", LPIPS_NETS["vgg16"], folder / "lpips" / "vgg16")
     return dataclasses.replace(config, **changes)
+
+
+def _frozen_vae(config: TrainConfig, given: str | None) -> str | None:
+    """The key of the VAE that stands for a folder that is not named; None where none is missing."""
+    if not isinstance(config, DiffusionTrainConfig | RestorationTrainConfig) or config.vae:
+        return None
+    if given is None and isinstance(config, DiffusionTrainConfig):
+        return "VAE-D8"
+    if given is None and config.generator != "same":
+        return "VAE-D4"
+    if given not in VAES:
+        raise UserError(
+            f"--vae {given} is not one of {', '.join(VAES)}; ablations of stage 3 with Stable "
+            "Diffusion's own UNet need it: S1 VAE-D8, S2 VAE-D8-SC, S3 VAE-D8C8, S4 VAE-D4."
+        )
+    return given
 
 
 class _SeparateBases(Forward):

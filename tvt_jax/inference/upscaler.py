@@ -16,7 +16,7 @@ from tvt_jax.inference import sizing
 from tvt_jax.inference.color import COLOR_FIXES, color_fix
 from tvt_jax.inference.prompt import EncodedText, StoredText, load_text
 from tvt_jax.inference.tagging import load_tagger
-from tvt_jax.memory import check_fits
+from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.weights.model_folder import Network, load_network, read_scheduler_config
 
@@ -188,13 +188,11 @@ class Upscaler:
             step = functools.partial(
                 _one_step, self._vae, unet, float(self._alpha_bar), posterior == "sample"
             )
-            compiled = jax.jit(step).lower(*arguments).compile()
-            check_fits(
-                compiled,
+            self._compiled[cached], _ = compile_to_fit(
+                jax.jit(step).lower(*arguments),
                 f"an image of {image.shape[1]}x{image.shape[0]} px",
                 "use a smaller image or a smaller --scale",
             )
-            self._compiled[cached] = compiled
         restored, finite = self._compiled[cached](*arguments)
         return restored, bool(finite)
 

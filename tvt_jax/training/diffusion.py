@@ -98,6 +98,7 @@ def make_stage(config: DiffusionTrainConfig) -> Stage:
         export=export,
         result=Path("model"),
         trained={"unet": parameter_names(unet.params)},
+        read={"vae.scaling_factor": vae.config.scaling_factor},
         inputs=("hr", "lr") if config.degraded else ("hr",),
         without_lr=", or set --config.degraded=0",
     )  # fmt: skip

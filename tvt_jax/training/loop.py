@@ -21,7 +21,7 @@ from tvt_jax.checkpoint import Checkpoints, abstract_like
 from tvt_jax.config import TrainConfig
 from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
-from tvt_jax.memory import check_fits
+from tvt_jax.memory import compile_to_fit
 from tvt_jax.parallel import (
     make_mesh,
     put_batch,
@@ -77,6 +77,7 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
                 # The position in the data means the same only for the same pictures.
                 "pictures": data.fingerprint,
                 "frozen": _fingerprint(stage.frozen),
+                **stage.read,
             }
             state, frozen, stage = _place(stage, config, mesh)
             if start:
@@ -127,13 +128,20 @@ def _run_steps(
             # The step before is read only now, while the device works on this one.
             _read(log, pending, config, waited)
             pending = StepRecord(done, metrics)
-            with log.pause():
-                checkpoints.save(done, state, run)
-                if validation is not None and (
-                    done % config.validation.every == 0 or done == config.steps
-                ):
-                    log.write_validation(done, *validation(state.best, frozen))
-        _read(log, pending, config, waited=0.0)
+            validated = validation is not None and (
+                done % config.validation.every == 0 or done == config.steps
+            )
+            if validated or checkpoints.due(done) or done == config.steps:
+                # What a step tells is written before its checkpoint: a run that is killed between
+                # them does the step again, and nothing is missing.
+                _read(log, pending, config, waited=0.0)
+                pending = None
+                with log.pause():
+                    if validated:
+                        log.write_validation(done, *validation(state.best, frozen))
+                    checkpoints.save(done, state, run)
+        if pending is not None:  # a signal ended the loop
+            _read(log, pending, config, waited=0.0)
     except UserError:
         # The state is good: what failed is data, disk or the loss. Keep as much as can be kept.
         with contextlib.suppress(UserError):
@@ -167,12 +175,9 @@ def _compile(
         out_shardings=(shardings[0], replicated(mesh)),
     )
     with jax.set_mesh(mesh):
-        compiled = step.lower(*arguments).compile()
-    needed = check_fits(
-        compiled,
-        "a training step",
-        "lower --config.data.batch_size, raise --config.accumulate, or set --config.remat=true",
-    )
+        compiled, needed = compile_to_fit(
+            step.lower(*arguments), "a training step", _less_memory(config)
+        )
     if needed is not None:
         held = sum(
             leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arguments[:2])
@@ -182,6 +187,14 @@ def _compile(
             f"{needed / 2**30:.2f} GiB for a step"
         )
     return compiled
+
+
+def _less_memory(config: TrainConfig) -> str:
+    """What makes a training step smaller and is not done yet."""
+    ways = ["lower --config.data.batch_size", "raise --config.accumulate or --config.mesh.fsdp"]
+    if not config.remat:
+        ways.append("set --config.remat=true")
+    return ", or ".join(ways)
 
 
 def _read(log: MetricsLog, record: StepRecord | None, config: TrainConfig, waited: float) -> None:
@@ -252,7 +265,8 @@ def _tell_trained(stage: Stage, say: Callable[[str], None]) -> None:
     if len(names) > _LISTED:  # by parts; `trained_parameters.txt` has them all
         parts = collections.Counter(_part(name) for name in names)
         names = [f"{part} ({count})" for part, count in parts.items()]
-    say(textwrap.fill(", ".join(names), 100, break_on_hyphens=False))
+    for text in (", ".join(names), *stage.notes):
+        say(textwrap.fill(text, 100, break_on_hyphens=False))
 
 
 def _part(name: str) -> str:
@@ -273,7 +287,7 @@ def _write_trained(path: Path, stage: Stage) -> None:
 _FREE_TO_CHANGE = (
     "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh", "remat",
     "required", "validation", "data.threads", "data.workers", "data.prefetch", "data.max_failed",
-    "data.tokenizer", "adapters",
+    "data.tokenizer", "adapters", "loss.patches_at_once",
 )  # fmt: skip
 
 

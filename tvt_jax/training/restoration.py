@@ -28,7 +28,7 @@ from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
 from tvt_jax.models.vae import sample_posterior
-from tvt_jax.training.state import Stage, split_trained
+from tvt_jax.training.state import Stage, num_parameters, split_trained
 from tvt_jax.training.text import load_text
 from tvt_jax.weights.adapters import Adapters, merged_tensors, split_trained_params
 from tvt_jax.weights.generator import open_generator, shared_with_sd
@@ -62,6 +62,7 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
     vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
     vae_graph, vae_adapters, vae_params, vae_names = _with_vae_adapters(vae, config)
     base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
+    _check_latents(config, base, vae)
     generator = _make_generator(base, sd / "unet", vae.config.latent_channels, config)
     _check(config, base, vae, text.width, scheduler.num_train_timesteps)
 
@@ -125,6 +126,11 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         export=export,
         result=Path("model"),
         trained=names,
+        read={
+            "vae.scaling_factor": vae.config.scaling_factor,
+            **{f"scheduler.{name}": value for name, value in dataclasses.asdict(scheduler).items()},
+        },
+        notes=(generator.shares(base),),
         inputs=("hr", "lr", *text.inputs),
         preview_of="lr",
         tokenizer=text.tokenizer,
@@ -153,6 +159,16 @@ class _Generator:
     names: tuple[str, ...]
     tensors: Tensors
     lora: LoRAConfig
+
+    def shares(self, base: Network) -> str:
+        """How much of the frozen weights is Stable Diffusion's, in words."""
+        whole, own = num_parameters(base.params), num_parameters(self.own)
+        flat = dict(nnx.to_flat_state(base.params))
+        read = sum(flat[path].size for path in self.shared.values())
+        text = f"generator: {read:,} frozen numbers are those of --config.sd and held once"
+        if own:
+            text += f"; {own:,} differ from them and are held besides, {own / whole:.0%} of a UNet"
+        return f"{text}."
 
     def trained_tensors(self, trained: Any) -> tuple[Tensors, Adapters]:
         """Its state dict with what was trained in full, and its adapters."""
@@ -229,6 +245,17 @@ def _vae_lora(config: RestorationTrainConfig) -> LoRAConfig:
     return dataclasses.replace(VAE_ENCODER_LORA, rank=config.vae_lora_rank)
 
 
+def _check_latents(config: RestorationTrainConfig, base: Network, vae: Network) -> None:
+    """The VAE's latents must be such as Stable Diffusion's UNet reads; raises UserError."""
+    has, reads = vae.config.latent_channels, base.config.in_channels
+    if has != reads and not (config.interpolated_latents and has > reads):
+        raise UserError(
+            f"the VAE in --config.vae={config.vae} has {has} latent channels, the UNet in "
+            f"--config.sd={config.sd} reads {reads}. If the VAE's were made by interpolation along "
+            "the channels (ablation S3), set --config.interpolated_latents=true."
+        )
+
+
 def _check(
     config: RestorationTrainConfig, base: Network, vae: Network, text_width: int, timesteps: int
 ) -> None:
@@ -261,6 +288,11 @@ def _check(
         raise UserError(
             f"--config.loss.patches_at_once={config.loss.patches_at_once} does not divide the "
             f"{patches} patches of a batch."
+        )
+    if config.loss.patches_at_once % jax.device_count():
+        raise UserError(
+            f"--config.loss.patches_at_once={config.loss.patches_at_once} is not a multiple of the "
+            f"{jax.device_count()} devices."
         )
     if config.loss.max_timestep > timesteps:
         raise UserError(
@@ -347,6 +379,8 @@ class Forward:
         flat |= {path: sd[origin] for path, origin in self.shared.items()}
         return nnx.as_pure(nnx.from_flat_state(flat))
 
+    # The judges have their weights from methods of their own, so that `bench memory` can give each
+    # network a copy, for comparison.
     def teacher_params(self, frozen):
         """The teacher's weights."""
         return frozen["sd"]
@@ -394,8 +428,7 @@ class Forward:
         noisy, _, timesteps = self._noised(patches, key, loss.min_timestep, loss.max_timestep)
         prompts = jnp.repeat(context, patches.shape[0] // context.shape[0], axis=0)
 
-        def one_group(group):
-            latent, t, prompt = group
+        def judge(latent, t, prompt):
             fake = critic(latent, t, prompt)
             # Both passes of the teacher as one batch.
             both = jnp.concatenate([jnp.broadcast_to(negative, prompt.shape), prompt])
@@ -406,19 +439,7 @@ class Forward:
             alpha_bar = jnp.asarray(self.alpha_bar)[t]
             return predict_clean(latent, fake, alpha_bar), predict_clean(latent, real, alpha_bar)
 
-        count = patches.shape[0]
-        at_once = min(loss.patches_at_once or count, count)
-        if at_once == count:
-            return one_group((noisy, timesteps, prompts))
-        groups = jax.tree.map(
-            # Group i takes every n-th patch, so that no patch leaves its device.
-            lambda x: jnp.moveaxis(x.reshape(at_once, count // at_once, *x.shape[1:]), 1, 0),
-            (noisy, timesteps, prompts),
-        )
-        return jax.tree.map(
-            lambda x: jnp.moveaxis(x, 0, 1).reshape(count, *x.shape[2:]),
-            jax.lax.map(one_group, groups),
-        )
+        return self._by_groups(judge, noisy, timesteps, prompts)
 
     def _critic_loss(self, adapters, frozen, patches, context, key):
         """Mean squared error of the noise that the critic predicts in what the generator made."""
@@ -427,7 +448,24 @@ class Forward:
             jax.lax.stop_gradient(patches), key, 0, len(self.alpha_bar)
         )
         prompts = jnp.repeat(context, patches.shape[0] // context.shape[0], axis=0)
-        return denoising_loss(critic(noisy, timesteps, prompts), noise)
+        return denoising_loss(self._by_groups(critic, noisy, timesteps, prompts), noise)
+
+    def _by_groups(self, function, *arrays):
+        """Applies a function of arrays [patches, ...] to as many patches at a time as configured.
+
+        Its gradient goes by the same groups, and computes each again.
+        """
+        count = arrays[0].shape[0]
+        at_once = min(self.config.loss.patches_at_once or count, count)
+        if at_once == count:
+            return function(*arrays)
+        groups = jax.tree.map(
+            # Group i takes every n-th patch, so that no patch leaves its device.
+            lambda x: jnp.moveaxis(x.reshape(at_once, count // at_once, *x.shape[1:]), 1, 0),
+            arrays,
+        )
+        outputs = jax.lax.map(jax.checkpoint(lambda group: function(*group)), groups)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(count, *x.shape[2:]), outputs)
 
     def _noised(self, latent, key, low, high):
         """(noised latents, the noise, timesteps [N] drawn from low to high - 1)."""

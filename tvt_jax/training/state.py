@@ -60,6 +60,9 @@ class Stage:
       export: writes them to a folder, (their params, their frozen parameters, folder); host arrays.
       result: where in the run's folder the result goes.
       trained: names of the trained parameters of each network.
+      read: what the networks' folders say besides weights, JSON values by dotted name; a resumed
+        run must read the same.
+      notes: lines for the user.
       inputs: what it needs of a batch.
       without_lr: what a user without low resolution can do besides, for the error message.
       preview_of: which picture of a batch `preview` works on.
@@ -75,6 +78,8 @@ class Stage:
     export: Callable[[dict[str, Tree], dict[str, Tree], Path], None]
     result: Path
     trained: Mapping[str, tuple[str, ...]]
+    read: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ("hr",)
     without_lr: str = ""
     preview_of: str = "hr"

@@ -31,12 +31,15 @@ def open_generator(
 
     Returns: its configuration and its state dict.
     Raises:
-      UserError: the folder is incomplete, or of another architecture.
+      UserError: the folder is incomplete, or of another architecture, or `sd` cannot be pruned.
     """
     if how == "replicated":
         config, made = replicated_config(sd), replicated_tensors(sd, tensors)
     elif how == "pruned":
-        config, made = pruned_config(sd), pruned_tensors(sd, tensors)
+        try:
+            config, made = pruned_config(sd), pruned_tensors(sd, tensors)
+        except ValueError as error:
+            raise UserError(f"{tensors.source} cannot be pruned: {error}.") from error
     else:
         config, made = sd, tensors
     if latent_channels != config.in_channels:

@@ -51,6 +51,6 @@ def write_model(
             pairs = {layer: [pair] for layer, pair in adapters.layers.items()}
             tensors = merged_tensors(tensors, {}, pairs, adapters.config.scale, tensors.source)
         save_network(folder / kind, kind, config, tensors, "float32")
-    if not merge:
+    if not merge and unet[2].layers:
         save_adapters(folder / "unet", "unet", unet[2])
     write_model_index(folder)
