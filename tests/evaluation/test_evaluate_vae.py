@@ -233,7 +233,7 @@ def test_the_command_measures_what_it_can_read(small_vae, pictures, report, tmp_
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"model": "nowhere"}, "nowhere is not a folder"),
+        ({"model": "nowhere"}, "nowhere is not a vae folder"),
         ({"model": "{pictures}"}, "is not a vae folder"),
         ({"input": "nowhere"}, "nowhere does not exist"),
         ({"input": "{model}"}, "has no pictures"),

@@ -13,12 +13,12 @@ import numpy as np
 from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.metrics import cut_border, lpips, luma, psnr, ssim
-from tvt_jax.evaluation.quality import BORDER, MIN_SIDE, table_cell, versions
+from tvt_jax.evaluation.quality import BORDER, MIN_SIDE, mean_values, table_cell, versions
 from tvt_jax.evaluation.reconstruction import reconstruct_batch
 from tvt_jax.inference.image_files import find_pictures, read_image
 from tvt_jax.progress import progress
 from tvt_jax.weights.lpips import load_lpips
-from tvt_jax.weights.model_folder import Network, load_network
+from tvt_jax.weights.model_folder import Network, load_network, network_folder
 
 _BATCH_PIXELS = 2**20  # small pictures of one size go through the networks together
 
@@ -61,7 +61,10 @@ def evaluate_vaes(models: list[Path], pictures: Path, quiet: bool = False) -> di
     if not models:
         raise UserError("--model names no folder.")
     found = find_pictures(pictures)
-    vaes = [(str(model), _load_vae(model)) for model in models]
+    vaes = [
+        (str(model), load_network(network_folder(model, "vae"), "vae", jnp.float32, jnp.float32))
+        for model in models
+    ]
     nets, notes = {}, []
     for net in LPIPS_NETS:
         try:
@@ -84,7 +87,7 @@ def evaluate_vaes(models: list[Path], pictures: Path, quiet: bool = False) -> di
                 "model": model,
                 "architecture": vae.config.to_json(),
                 "paper": _paper_row(vae.config),
-                "mean": {key: _mean([image[key] for image in images]) for key, _, _ in COLUMNS},
+                "mean": mean_values([{key: i[key] for key, _, _ in COLUMNS} for i in images]),
                 "images": images,
             }
         )
@@ -128,13 +131,6 @@ def vae_table(report: Mapping[str, Any]) -> str:
         "It does not tell the colour channel, the border and the network of LPIPS.",
     ]
     return "\n".join(lines)
-
-
-def _load_vae(model: Path) -> Network:
-    if not model.is_dir():
-        raise UserError(f"--model {model} is not a folder.")
-    folder = model / "vae" if (model / "vae").is_dir() else model
-    return load_network(folder, "vae", jnp.float32, jnp.float32)
 
 
 def _batches(
@@ -195,11 +191,6 @@ def _measure(
             {k: v if math.isfinite(v := values.get(k, math.nan)) else None for k, _, _ in COLUMNS}
         )
     return rows
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """Mean; None where a value is missing, or infinite."""
-    return None if None in values else sum(values) / len(values)
 
 
 def _paper_row(config: VAEConfig) -> dict[str, Any] | None:
