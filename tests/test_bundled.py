@@ -46,10 +46,10 @@ def test_the_bundled_model_is_better_than_filters():
     got = measure(Upscaler.from_folder())
     for name in ("bicubic", "lanczos"):
         other = measure(load_method(name))
-        # Half of what was measured when the model was bundled.
+        # Measured when the model was bundled: at least 0.10 dB, 0.014, 0.032.
         assert got["psnr"] > other["psnr"] + 0.08
         assert got["ssim"] > other["ssim"] + 0.009
-        assert got["lpips-vgg"] < other["lpips-vgg"] - 0.01
+        assert got["lpips-vgg"] < other["lpips-vgg"] - 0.016
 
 
 def test_infer_takes_the_bundled_model_and_says_so(restored, tmp_path, capsys):

@@ -47,7 +47,7 @@ def memory(
       topology: chip and arrangement: v5e:2x4, v5p:2x2x1, v6e:2x4 ...
       batch_size: instead of the configuration's.
       fsdp: parts that weights and moments are split into, instead of the configuration's.
-      quick: compile with little effort, in a tenth of the time: shows that the step compiles and
+      quick: compile with little effort, in much less time: shows that the step compiles and
         shards; its memory is not that of a real run.
       separate_bases: of stage 3, with a UNet for each of generator, teacher and critic instead of
         one for all, for comparison.

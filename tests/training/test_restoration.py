@@ -417,6 +417,14 @@ def test_latents_that_the_unet_does_not_read_are_refused(folder, tmp_path, chann
         make_stage(small_restoration(folder, vae=vae, interpolated_latents=interpolated))
 
 
+def test_groups_of_patches_must_spread_over_the_devices(folder, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="patches_at_once=3 is not a multiple of the 2 devices"):
+        make_stage(
+            small_restoration(folder, loss=RestorationLossConfig(patch=8, patches_at_once=3))
+        )
+
+
 def test_weights_of_the_generator_that_differ_are_held_besides_and_told(folder, finished):
     whole = make_stage(small_restoration(folder))
     assert len(whole.notes) == 1 and "besides" not in whole.notes[0]

@@ -1,5 +1,7 @@
 """The generator's UNet: what it is made of, what it shares, and the ablations' ways to make it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,3 +131,12 @@ def test_the_paper_replicates_sd():
     config, made = open_generator(SD21_UNET, whole, "replicated", 4)
     assert config == CE_UNET
     assert {name: made.shape(name) for name in made} == names_and_shapes(CE_UNET)
+
+
+def test_a_unet_that_cannot_be_pruned_is_refused(sd):
+    _, config, tensors = sd
+    odd = dataclasses.replace(
+        config, block_out_channels=(36, 36), norm_num_groups=4, attention_head_dim=4
+    )
+    with pytest.raises(UserError, match="sd cannot be pruned"):
+        open_generator(odd, tensors, "pruned", 4)

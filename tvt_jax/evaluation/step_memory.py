@@ -71,7 +71,7 @@ def tpu_step_memory(
     Args:
       config: of the run.
       topology: chip and arrangement, for example "v5e:2x4".
-      quick: compile with little effort: a tenth of the time; the memory then differs from that of
+      quick: compile with little effort, in much less time; the memory then differs from that of
         a real run.
       separate_bases: of stage 3: give generator, teacher and critic a UNet each, for comparison.
       vae: a key of `VAES`, in the place of a frozen VAE whose folder is not named. None: VAE-D4

@@ -115,18 +115,20 @@ def _run_steps(
     validation = None
     if config.validation.folder:
         validation = Validation(stage, config, mesh)
-    done, step_fn, pending = start, None, None
+    done, step_fn, pending, waited = start, None, None, 0.0
     try:
         while done < config.steps and not stop.asked(done):
             clock = time.perf_counter()
             batch = put_batch(_inputs(next(data), stage), mesh)
-            waited = time.perf_counter() - clock
+            waited += time.perf_counter() - clock
             if step_fn is None:
                 step_fn = _compile(stage, config, mesh, (state, frozen, batch, key), say)
             state, metrics = step_fn(state, frozen, batch, key)
             done += 1  # at once: what fails from here on saves the new state under its own step
             # The step before is read only now, while the device works on this one.
-            _read(log, pending, config, waited)
+            if pending is not None:
+                _read(log, pending, config, waited)
+                waited = 0.0
             pending = StepRecord(done, metrics)
             validated = validation is not None and (
                 done % config.validation.every == 0 or done == config.steps
@@ -134,14 +136,14 @@ def _run_steps(
             if validated or checkpoints.due(done) or done == config.steps:
                 # What a step tells is written before its checkpoint: a run that is killed between
                 # them does the step again, and nothing is missing.
-                _read(log, pending, config, waited=0.0)
-                pending = None
+                _read(log, pending, config, waited)
+                pending, waited = None, 0.0
                 with log.pause():
                     if validated:
                         log.write_validation(done, *validation(state.best, frozen))
                     checkpoints.save(done, state, run)
         if pending is not None:  # a signal ended the loop
-            _read(log, pending, config, waited=0.0)
+            _read(log, pending, config, waited)
     except UserError:
         # The state is good: what failed is data, disk or the loss. Keep as much as can be kept.
         with contextlib.suppress(UserError):
@@ -197,13 +199,11 @@ def _less_memory(config: TrainConfig) -> str:
     return ", or ".join(ways)
 
 
-def _read(log: MetricsLog, record: StepRecord | None, config: TrainConfig, waited: float) -> None:
+def _read(log: MetricsLog, record: StepRecord, config: TrainConfig, waited: float) -> None:
     """Fetches the metrics of a step, logs them when they are due, and stops a hopeless run.
 
-    `waited` is how long the next step's batch took, which was fetched meanwhile, in seconds.
+    `waited` is how long batches took since the step before was read, in seconds.
     """
-    if record is None:
-        return
     values = {name: float(value) for name, value in jax.device_get(record.metrics).items()}
     log.finished(record.step, values, config.data.batch_size, waited)
     if record.step == 1 or record.step % config.log_every == 0 or record.step == config.steps:

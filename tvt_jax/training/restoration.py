@@ -62,9 +62,8 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
     vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
     vae_graph, vae_adapters, vae_params, vae_names = _with_vae_adapters(vae, config)
     base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
-    _check_latents(config, base, vae)
-    generator = _make_generator(base, sd / "unet", vae.config.latent_channels, config)
     _check(config, base, vae, text.width, scheduler.num_train_timesteps)
+    generator = _make_generator(base, sd / "unet", vae.config.latent_channels, config)
 
     forward = Forward(
         config=config,
@@ -245,17 +244,6 @@ def _vae_lora(config: RestorationTrainConfig) -> LoRAConfig:
     return dataclasses.replace(VAE_ENCODER_LORA, rank=config.vae_lora_rank)
 
 
-def _check_latents(config: RestorationTrainConfig, base: Network, vae: Network) -> None:
-    """The VAE's latents must be such as Stable Diffusion's UNet reads; raises UserError."""
-    has, reads = vae.config.latent_channels, base.config.in_channels
-    if has != reads and not (config.interpolated_latents and has > reads):
-        raise UserError(
-            f"the VAE in --config.vae={config.vae} has {has} latent channels, the UNet in "
-            f"--config.sd={config.sd} reads {reads}. If the VAE's were made by interpolation along "
-            "the channels (ablation S3), set --config.interpolated_latents=true."
-        )
-
-
 def _check(
     config: RestorationTrainConfig, base: Network, vae: Network, text_width: int, timesteps: int
 ) -> None:
@@ -264,6 +252,13 @@ def _check(
         raise UserError(
             f"the text embedding in --config.sd={config.sd} is {text_width} wide, its UNet wants "
             f"{base.config.cross_attention_dim}."
+        )
+    has, reads = vae.config.latent_channels, base.config.in_channels
+    if has != reads and not (config.interpolated_latents and has > reads):
+        raise UserError(
+            f"the VAE in --config.vae={config.vae} has {has} latent channels, the UNet in "
+            f"--config.sd={config.sd} reads {reads}. If the VAE's were made by interpolation along "
+            "the channels (ablation S3), set --config.interpolated_latents=true."
         )
     factor = vae.config.downsampling
     for name, crop in (
