@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo lpips test test-slow test-beam lint parity-full tagger-full bench clean
+.PHONY: setup demo lpips test test-slow test-beam lint parity-full tagger-full step-speed bench clean
 
 setup: $(VENV)/.test-installed
 
@@ -40,6 +40,10 @@ parity-full: $(VENV)/.test-installed
 # The tagger likewise, from files of the release's size: 6 GB of disk and memory.
 tagger-full: $(VENV)/.test-installed
 	$(CPU) $(BIN)/python -m tests.tagger_full
+
+# A training step of stage 3 at full size on a GPU, PyTorch beside ours. Both need builds for the GPU.
+step-speed: $(VENV)/.test-installed lpips
+	$(BIN)/python -m tests.step_speed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity

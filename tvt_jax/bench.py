@@ -1,8 +1,13 @@
 """`python -m tvt_jax.bench`: figures about the networks and their speed."""
 
 import os
+from typing import TYPE_CHECKING
 
 from tvt_jax.cli import run
+from tvt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tvt_jax.config import TrainConfig
 
 
 def complexity() -> None:
@@ -31,6 +36,29 @@ def data(
     print(pipeline_speed_report())
 
 
+def step(
+    config: str,
+    batch_size: int | None = None,
+    steps: int = 10,
+    vae: str | None = None,
+) -> None:
+    """Time a training step on the devices at hand: images/s, memory, share of the peak.
+
+    Args:
+      config: configuration, for example configs/stage3.py or configs/stage1.py:V1. Networks whose
+        folders it does not name are the paper's, with random weights.
+      batch_size: instead of the configuration's.
+      steps: how many are timed; the median is told.
+      vae: architecture of a frozen VAE whose folder the configuration does not name: VAE-D4,
+        VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
+    """
+    from tvt_jax.evaluation.step_speed import step_speed
+
+    settings = _settings(config, batch_size)
+    result = step_speed(settings, steps, vae)
+    print(f"{config}, {settings.data.crop} px, {result.described()}")
+
+
 def memory(
     config: str,
     topology: str = "v5e:2x4",
@@ -55,11 +83,9 @@ def memory(
         VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from tvt_jax.config import read_config
     from tvt_jax.evaluation.step_memory import tpu_step_memory
 
-    settings = read_config(config)
-    settings.data.batch_size = batch_size or settings.data.batch_size
+    settings = _settings(config, batch_size)
     settings.mesh.fsdp = fsdp or settings.mesh.fsdp
     result = tpu_step_memory(settings, topology, quick, separate_bases, vae)
     print(
@@ -71,5 +97,20 @@ def memory(
     )
 
 
+def _settings(config: str, batch_size: int | None) -> "TrainConfig":
+    """The configuration of a run, with the size of its batch."""
+    from tvt_jax.config import read_config
+
+    settings = read_config(config)
+    if batch_size is not None:
+        if batch_size < 1:
+            raise UserError("--batch-size must be at least 1.")
+        settings.data.batch_size = batch_size
+    return settings
+
+
 if __name__ == "__main__":
-    run({"complexity": complexity, "data": data, "memory": memory}, prog="python -m tvt_jax.bench")
+    run(
+        {"complexity": complexity, "data": data, "step": step, "memory": memory},
+        prog="python -m tvt_jax.bench",
+    )

@@ -33,7 +33,7 @@ TRAINED = (
 )  # fmt: skip
 
 
-class _NoMidBlock(torch.nn.Module):
+class NoMidBlock(torch.nn.Module):
     def forward(self, sample, *_):
         return sample
 
@@ -50,8 +50,8 @@ def vae_d4(widths=(32, 64, 64)) -> AutoencoderKL:
         norm_num_groups=GROUPS,
         mid_block_add_attention=False,
     )
-    vae.encoder.mid_block = _NoMidBlock()
-    vae.decoder.mid_block = _NoMidBlock()
+    vae.encoder.mid_block = NoMidBlock()
+    vae.decoder.mid_block = NoMidBlock()
     return randomise(vae.eval())
 
 

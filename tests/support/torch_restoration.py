@@ -1,9 +1,10 @@
 """Stage 3 in PyTorch: one-step restoration with VSD, from its description, by diffusers and peft.
 
-The reference for the training step here. It shares no code with the package: the losses follow
-OSEDiff (arXiv 2406.08177, github.com/cswry/OSEDiff), the trained parts, the tiles and the shape of
-the UNet follow TVT. Networks come from `tests.support.small_release`. Everything runs in the
-networks' own dtype, so that `double()` on them gives a float64 reference.
+The reference for the training step here, for what it computes and for how fast. It shares no code
+with the package: the losses follow OSEDiff (arXiv 2406.08177, github.com/cswry/OSEDiff), the
+trained parts, the tiles and the shape of the UNet follow TVT. Networks come from
+`tests.support.small_release`. Everything runs on the networks' own device and in their own dtype,
+so that `double()` on them gives a float64 reference.
 """
 
 import copy
@@ -152,6 +153,22 @@ class RestorationSettings:
     epsilon: float = 1e-8
     weight_decay: float = 1e-2
     clip_norm: float | None = 1.0  # of all the generator's gradients, and of all the critic's
+    autocast: bool = False  # the UNets compute in bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The arguments of `TorchRestoration.gradients` as tensors; images as [N, C, H, W]."""
+
+    lr: torch.Tensor
+    hr: torch.Tensor
+    positive: torch.Tensor
+    negative: torch.Tensor  # [B, T, D]
+    posterior: torch.Tensor | None
+    vsd_timesteps: torch.Tensor
+    vsd_noise: torch.Tensor
+    critic_timesteps: torch.Tensor
+    critic_noise: torch.Tensor
 
 
 @dataclasses.dataclass
@@ -208,15 +225,8 @@ class TorchRestoration:
             for kind, parameters in self.trained.items()
         }
 
-    def losses(
-        self,
-        lr: np.ndarray,
-        hr: np.ndarray,
-        positive: np.ndarray,
-        negative: np.ndarray,
-        draws: Mapping[str, np.ndarray | None],
-    ) -> dict[str, torch.Tensor]:
-        """The losses of one batch.
+    def gradients(self, lr, hr, positive, negative, draws) -> tuple[Metrics, Arrays, Arrays]:
+        """Metrics, the generator's gradients of `loss` and the critic's of `critic`, unclipped.
 
         Args:
           lr, hr: [B, H, W, 3] float32 in [-1, 1], of one size.
@@ -226,56 +236,47 @@ class TorchRestoration:
             `vsd_timesteps`, `critic_timesteps` [N] integers; `vsd_noise`, `critic_noise`
             [N, patch, patch, C] standard normal.
 
-        Returns: scalars: `l2`, `lpips`, `vsd` unweighted, `loss` their weighted sum (the
-          generator's), `critic`.
-        """
-        s = self.settings
-        pixels, wanted = self._images(lr), self._images(hr)
-        positive, negative = self._tensor(positive), self._tensor(negative)
-        posterior = self.vae.encode(pixels).latent_dist
-        latents = posterior.mean
-        if draws["posterior"] is not None:
-            latents = latents + posterior.std * self._images(draws["posterior"])
-        latents = latents * s.scaling_factor
-        first = torch.ones(len(latents), dtype=torch.long)
-        noise = self.generator(latents, first, encoder_hidden_states=positive).sample
-        clean = _clean(latents, noise, first)
-        output = self.vae.decode(clean / s.scaling_factor).sample.clamp(-1, 1)
-
-        tiles = self._tiles(clean)
-        count = len(tiles) // len(clean)
-        positive = positive.repeat_interleave(count, 0)
-        negative = negative.expand(len(clean), -1, -1).repeat_interleave(count, 0)
-        steps = torch.from_numpy(np.array(draws["vsd_timesteps"], np.int64))
-        parts = {
-            "l2": mse_loss(output, wanted),
-            "lpips": self.lpips(output, wanted).mean(),
-            "vsd": self._vsd(tiles, positive, negative, steps, self._images(draws["vsd_noise"])),
-        }
-        parts["loss"] = (
-            s.l2_weight * parts["l2"]
-            + s.lpips_weight * parts["lpips"]
-            + s.vsd_weight * parts["vsd"]
-        )
-        steps = torch.from_numpy(np.array(draws["critic_timesteps"], np.int64))
-        added = self._images(draws["critic_noise"])
-        noisy = sd_schedule().add_noise(tiles.detach(), added, steps)
-        guess = self.critic(noisy, steps, encoder_hidden_states=positive).sample
-        parts["critic"] = mse_loss(guess, added)
-        return parts
-
-    def gradients(self, lr, hr, positive, negative, draws) -> tuple[Metrics, Arrays, Arrays]:
-        """Metrics, the generator's gradients of `loss` and the critic's of `critic`, unclipped.
-
-        Arguments as `losses`. Arrays have PyTorch's layout. Names: `unet.conv_in.weight`,
+        Metrics: `l2`, `lpips`, `vsd` unweighted, `loss` their weighted sum (the generator's),
+        `critic`. Arrays have PyTorch's layout. Names: `unet.conv_in.weight`,
         `unet.conv_in.lora_A`, `vae.quant_conv.lora_B`; the critic's without prefix.
         """
-        metrics, gradients = self._backward(lr, hr, positive, negative, draws)
+        batch = self.on_device(lr, hr, positive, negative, draws)
+        metrics, gradients = self._backward(batch)
         return metrics, _as_arrays(gradients["generator"]), _as_arrays(gradients["critic"])
 
     def step(self, lr, hr, positive, negative, draws) -> Metrics:
         """One AdamW update of both, each by its gradients before the update; returns metrics."""
-        metrics, gradients = self._backward(lr, hr, positive, negative, draws)
+        return self.step_on_device(self.on_device(lr, hr, positive, negative, draws))
+
+    def on_device(self, lr, hr, positive, negative, draws) -> Batch:
+        """The arguments of `gradients` as tensors where the networks are."""
+
+        def image(array):
+            return None if array is None else nchw(np.asarray(array)).to(unet.device, unet.dtype)
+
+        def text(array):
+            return torch.from_numpy(np.array(array)).to(unet.device, unet.dtype)
+
+        def steps(array):
+            return torch.from_numpy(np.array(array, np.int64)).to(unet.device)
+
+        unet = self.generator
+        lr, hr, positive, negative = image(lr), image(hr), text(positive), text(negative)
+        return Batch(
+            lr=lr,
+            hr=hr,
+            positive=positive,
+            negative=negative.expand(len(lr), -1, -1),
+            posterior=image(draws["posterior"]),
+            vsd_timesteps=steps(draws["vsd_timesteps"]),
+            vsd_noise=image(draws["vsd_noise"]),
+            critic_timesteps=steps(draws["critic_timesteps"]),
+            critic_noise=image(draws["critic_noise"]),
+        )
+
+    def step_on_device(self, batch: Batch) -> Metrics:
+        """`step` with what `on_device` returns."""
+        metrics, gradients = self._backward(batch)
         for kind, optimizer in self.optimizers.items():
             parameters = self.trained[kind]
             for name, gradient in gradients[kind].items():
@@ -290,26 +291,69 @@ class TorchRestoration:
         """Copies of the trained parameters, the generator's and the critic's, named as there."""
         return _as_arrays(self.trained["generator"]), _as_arrays(self.trained["critic"])
 
-    def _backward(self, *batch):
-        parts, gradients = self.losses(*batch), {}
-        for kind, loss in (("generator", "loss"), ("critic", "critic")):
-            parameters = self.trained[kind]
-            values = torch.autograd.grad(parts[loss], list(parameters.values()))
-            gradients[kind] = dict(zip(parameters, values, strict=True))
+    def _backward(self, batch: Batch):
+        # One after the other, so that what the first backward pass needs is gone in the second.
+        parts, tiles = self._generator_losses(batch)
+        gradients = {"generator": self._gradients("generator", parts["loss"])}
+        parts["critic"] = self._critic_loss(batch, tiles)
+        gradients["critic"] = self._gradients("critic", parts["critic"])
         return {name: float(value.detach()) for name, value in parts.items()}, gradients
 
-    def _vsd(self, tiles, positive, negative, steps, noise) -> torch.Tensor:
+    def _gradients(self, kind: str, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        parameters = self.trained[kind]
+        values = torch.autograd.grad(loss, list(parameters.values()))
+        return dict(zip(parameters, values, strict=True))
+
+    def _generator_losses(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """(the generator's losses, the tiles of what it made, without their history)."""
+        s = self.settings
+        posterior = self.vae.encode(batch.lr).latent_dist
+        latents = posterior.mean
+        if batch.posterior is not None:
+            latents = latents + posterior.std * batch.posterior
+        latents = latents * s.scaling_factor
+        first = torch.ones(len(latents), dtype=torch.long, device=latents.device)
+        noise = self._predict(self.generator, latents, first, batch.positive)
+        clean = _clean(latents, noise, first)
+        output = self.vae.decode(clean / s.scaling_factor).sample.clamp(-1, 1)
+        tiles = self._tiles(clean)
+        parts = {
+            "l2": mse_loss(output, batch.hr),
+            "lpips": self.lpips(output, batch.hr).mean(),
+            "vsd": self._vsd(tiles, batch),
+        }
+        parts["loss"] = (
+            s.l2_weight * parts["l2"]
+            + s.lpips_weight * parts["lpips"]
+            + s.vsd_weight * parts["vsd"]
+        )
+        return parts, tiles.detach()
+
+    def _critic_loss(self, batch: Batch, tiles: torch.Tensor) -> torch.Tensor:
+        steps, added = batch.critic_timesteps, batch.critic_noise
+        noisy = sd_schedule().add_noise(tiles, added, steps)
+        prompts = _for_tiles(batch.positive, tiles)
+        return mse_loss(self._predict(self.critic, noisy, steps, prompts), added)
+
+    def _vsd(self, tiles: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Variational score distillation, with its gradient (fake - real) / w by way of an MSE."""
+        steps = batch.vsd_timesteps
         with torch.no_grad():
-            noisy = sd_schedule().add_noise(tiles, noise, steps)
-            fake = self.critic(noisy, steps, encoder_hidden_states=positive).sample
-            with_prompt = self.teacher(noisy, steps, encoder_hidden_states=positive).sample
-            without = self.teacher(noisy, steps, encoder_hidden_states=negative).sample
+            positive, negative = (_for_tiles(x, tiles) for x in (batch.positive, batch.negative))
+            noisy = sd_schedule().add_noise(tiles, batch.vsd_noise, steps)
+            fake = self._predict(self.critic, noisy, steps, positive)
+            with_prompt = self._predict(self.teacher, noisy, steps, positive)
+            without = self._predict(self.teacher, noisy, steps, negative)
             real = without + self.settings.guidance * (with_prompt - without)
             fake, real = _clean(noisy, fake, steps), _clean(noisy, real, steps)
             weight = (tiles - real).abs().mean(dim=(1, 2, 3), keepdim=True)
             target = tiles - (fake - real) / weight
         return mse_loss(tiles, target)
+
+    def _predict(self, unet, latents, steps, prompts) -> torch.Tensor:
+        """The noise in latents [N, C, h, w], in their dtype."""
+        with torch.autocast(latents.device.type, torch.bfloat16, self.settings.autocast):
+            return unet(latents, steps, encoder_hidden_states=prompts).sample.to(latents.dtype)
 
     def _tiles(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] to [N, C, patch, patch]: sample by sample, row by row."""
@@ -319,16 +363,15 @@ class TorchRestoration:
         grid = latents.reshape(batch, channels, height // side, side, width // side, side)
         return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, side, side)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(array)).to(self.generator.dtype)
 
-    def _images(self, array: np.ndarray) -> torch.Tensor:
-        return nchw(np.asarray(array)).to(self.generator.dtype)
+def _for_tiles(prompts: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+    """[B, T, D] to [N, T, D], tiles of a sample together."""
+    return prompts.repeat_interleave(len(tiles) // len(prompts), 0)
 
 
 def _clean(noisy: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """x0 of x_t and the noise predicted at steps [B]."""
-    kept = sd_schedule().alphas_cumprod.to(noisy.dtype)[steps][:, None, None, None]
+    kept = sd_schedule().alphas_cumprod.to(noisy)[steps][:, None, None, None]
     return (noisy - (1 - kept).sqrt() * noise) / kept.sqrt()
 
 
@@ -337,4 +380,4 @@ def _is_of(name: str, parts: Sequence[str]) -> bool:
 
 
 def _as_arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
-    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}

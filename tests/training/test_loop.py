@@ -474,7 +474,7 @@ def test_buckets_are_no_workdir(tmp_path):
 
 def test_weights_are_on_the_devices_once(tmp_path, monkeypatch):
     """When the step is compiled, nothing but its arguments and a few scalars is in memory."""
-    excess, real = [], loop._compile
+    excess, real = [], loop.compile_step
 
     def counted(*arguments):
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[3]))
@@ -482,7 +482,7 @@ def test_weights_are_on_the_devices_once(tmp_path, monkeypatch):
         excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_compile", counted)
+    monkeypatch.setattr(loop, "compile_step", counted)
     there = jax.live_arrays()
     train(small_config(), tmp_path, quiet=True)
     assert excess[0] < 4096
@@ -490,7 +490,7 @@ def test_weights_are_on_the_devices_once(tmp_path, monkeypatch):
 
 def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
     """Counts the compiler's events between batches; implicit transfers are refused in the step."""
-    events, at_batch, real_put, real_compile = [], [], loop.put_batch, loop._compile
+    events, at_batch, real_put, real_compile = [], [], loop.put_batch, loop.compile_step
 
     def listen(name, seconds, **_):
         if "backend_compile" in name:
@@ -501,17 +501,17 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
         return real_put(*arguments)
 
     def guarded_compile(*arguments):
-        compiled = real_compile(*arguments)
+        compiled, needed = real_compile(*arguments)
 
         def step(*inputs):
             with jax.transfer_guard("disallow"):
                 return compiled(*inputs)
 
-        return step
+        return step, needed
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     monkeypatch.setattr(loop, "put_batch", put_batch)
-    monkeypatch.setattr(loop, "_compile", guarded_compile)
+    monkeypatch.setattr(loop, "compile_step", guarded_compile)
     train(small_config(), tmp_path, quiet=True)
     assert events and at_batch[0] < at_batch[1]
     assert len(set(at_batch[1:])) == 1

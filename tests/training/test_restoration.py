@@ -251,7 +251,7 @@ def test_weights_are_on_the_devices_once(folder, tmp_path, monkeypatch):
         excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
         raise UserError("seen enough")
 
-    monkeypatch.setattr(loop, "_compile", measured)
+    monkeypatch.setattr(loop, "compile_step", measured)
     with pytest.raises(UserError, match="seen enough"):
         train(small_restoration(folder), tmp_path, quiet=True)
     assert excess[0] < 2**16

@@ -6,13 +6,15 @@ both are told here.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from tvt_jax.config import SD21_TEXT_ENCODER, UNETS, VAES
+from tvt_jax.models.attention import compiling_for
 from tvt_jax.weights.model_folder import abstract_network
 
 _TEXT_TOKENS = 77
@@ -73,10 +75,24 @@ def text_encoder_cost() -> Cost:
 def _cost(model: nnx.Module, call, *shapes) -> Cost:
     graph, params = nnx.split(model)
     params = nnx.as_pure(params)
-    program = jax.make_jaxpr(lambda p, *a: call(nnx.merge(graph, p), *a))(params, *shapes)
-    layers, attention = _multiply_adds(program.jaxpr, inside_attention=False)
+    layers, attention = multiply_adds(lambda p, *a: call(nnx.merge(graph, p), *a), params, *shapes)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return Cost(parameters, layers, attention)
+
+
+def multiply_adds(function: Callable, *arguments: Any) -> tuple[int, int]:
+    """Multiply-adds of a function of arrays, gradients included.
+
+    Args:
+      function: what is counted is what its program says, so without rematerialisation.
+      arguments: trees of arrays or shapes.
+
+    Returns: (of convolutions and linear layers, of attention's two matrix products).
+    """
+    # Attention as a fused kernel has no products to count.
+    with compiling_for("cpu"):
+        program = jax.make_jaxpr(function)(*arguments)
+    return _multiply_adds(program.jaxpr, inside_attention=False)
 
 
 def _multiply_adds(jaxpr, inside_attention: bool) -> tuple[int, int]:
@@ -86,7 +102,10 @@ def _multiply_adds(jaxpr, inside_attention: bool) -> tuple[int, int]:
         name, inputs = equation.primitive.name, [v.aval.shape for v in equation.invars]
         output = equation.outvars[0].aval.shape
         if name == "conv_general_dilated":
-            layers += math.prod(output) * math.prod(inputs[1][:-1])  # kernel [kh, kw, in, out]
+            outputs = equation.params["dimension_numbers"].rhs_spec[0]  # an axis of the kernel
+            count = math.prod(output) * math.prod(inputs[1]) // inputs[1][outputs]
+            # In the gradient of a stride, most taps meet the zeros between the input's pixels.
+            layers += count // math.prod(equation.params["lhs_dilation"])
         elif name == "dot_general":
             (contracted, _), (batched, _) = equation.params["dimension_numbers"]
             count = math.prod(output) * math.prod(inputs[0][axis] for axis in contracted)

@@ -1,40 +1,24 @@
 """Memory of a training step on a TPU slice, from the compiler, without a TPU."""
 
 import dataclasses
-import importlib
 import os
 import tempfile
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from tvt_jax.config import (
-    LPIPS_NETS,
-    SD21_UNET,
-    VAES,
-    DiffusionTrainConfig,
-    RestorationTrainConfig,
-    SchedulerConfig,
-    TrainConfig,
-    VAETrainConfig,
-)
-from tvt_jax.data.samples import PROMPT_TOKENS
+from tvt_jax.config import TrainConfig
 from tvt_jax.errors import UserError
+from tvt_jax.evaluation.stand_ins import batch_shapes, stand_in_vae, with_stand_ins
 from tvt_jax.memory import compile_program
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings
-from tvt_jax.training.loop import STAGES
+from tvt_jax.training.program import make_stage
 from tvt_jax.training.restoration import Forward
 from tvt_jax.training.state import Stage, init_state
 from tvt_jax.training.step import make_step
-from tvt_jax.weights.model_folder import abstract_network, save_network, write_json
-from tvt_jax.weights.names import torch_tensors
-from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds
-from tvt_jax.weights.tensor_files import Tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +49,7 @@ def tpu_step_memory(
 ) -> StepMemory:
     """Compiles the step of a run for a TPU slice.
 
-    In the place of networks whose folders the configuration does not name stand those of the paper,
-    without values; of stage 3's text encoder its embeddings only.
+    Networks whose folders the configuration does not name are the paper's; see `with_stand_ins`.
 
     Args:
       config: of the run.
@@ -74,20 +57,18 @@ def tpu_step_memory(
       quick: compile with little effort, in much less time; the memory then differs from that of
         a real run.
       separate_bases: of stage 3: give generator, teacher and critic a UNet each, for comparison.
-      vae: a key of `VAES`, in the place of a frozen VAE whose folder is not named. None: VAE-D4
-        where the generator has its layers for that resolution, or is pruned; VAE-D8 to train a
-        diffusion UNet.
+      vae: as of `stand_in_vae`.
 
     Raises:
       UserError: `vae` is needed or unknown, the TPU compiler is not installed, the topology is
         unknown, or the step does not fit the chip's memory (the message has the compiler's
         figures).
     """
-    vae = _frozen_vae(config, vae)
+    vae = stand_in_vae(config, vae)
     mesh = make_mesh(config.mesh, _devices(topology))
     with tempfile.TemporaryDirectory() as folder, compiling_for("tpu"):
-        config = _with_empty_networks(config, Path(folder), vae)
-        stage = importlib.import_module(STAGES[type(config).__name__]).make_stage(config)
+        config = with_stand_ins(config, Path(folder), vae)
+        stage = make_stage(config)
         if separate_bases:
             stage = _with_separate_bases(stage)
         arguments = _arguments(stage, config, mesh)
@@ -130,52 +111,6 @@ def _devices(topology: str) -> list:
         ) from error
 
 
-def _with_empty_networks(config: TrainConfig, folder: Path, vae: str | None) -> TrainConfig:
-    """Names folders of zeros where the configuration names none."""
-
-    def empty(kind: str, settings, place: Path) -> str:
-        shapes = {t.name: t.shape for t in torch_tensors(abstract_network(kind, settings)).values()}
-        zeros = Tensors("zeros", shapes, lambda name: np.zeros(shapes[name], jnp.bfloat16))
-        save_network(place, kind, settings, zeros, jnp.bfloat16)
-        return str(place)
-
-    changes = {}
-    if isinstance(config, VAETrainConfig):
-        changes["init_vae"] = ""
-        if (config.latents == "teacher" or config.loss.latent) and not config.teacher:
-            changes["teacher"] = empty("vae", VAES["VAE-D8"], folder / "teacher")
-    if isinstance(config, RestorationTrainConfig):
-        if not config.sd:
-            empty("unet", SD21_UNET, folder / "sd" / "unet")
-            schedule = folder / "sd" / "scheduler" / "scheduler_config.json"
-            write_json(schedule, SchedulerConfig().to_json())
-            text = np.zeros((1, PROMPT_TOKENS, SD21_UNET.cross_attention_dim), np.float32)
-            save_prompt_embeds(folder / "sd", PromptEmbeds(text, text))
-            changes["sd"] = str(folder / "sd")
-    if vae is not None:
-        changes["vae"] = empty("vae", VAES[vae], folder / "vae")
-    perceptual = not isinstance(config, DiffusionTrainConfig) and config.loss.lpips
-    if perceptual and not config.lpips:
-        changes["lpips"] = empty("lpips", LPIPS_NETS["vgg16"], folder / "lpips" / "vgg16")
-    return dataclasses.replace(config, **changes)
-
-
-def _frozen_vae(config: TrainConfig, given: str | None) -> str | None:
-    """The key of the VAE that stands for a folder that is not named; None where none is missing."""
-    if not isinstance(config, DiffusionTrainConfig | RestorationTrainConfig) or config.vae:
-        return None
-    if given is None and isinstance(config, DiffusionTrainConfig):
-        return "VAE-D8"
-    if given is None and config.generator != "same":
-        return "VAE-D4"
-    if given not in VAES:
-        raise UserError(
-            f"--vae {given} is not one of {', '.join(VAES)}; ablations of stage 3 with Stable "
-            "Diffusion's own UNet need it: S1 VAE-D8, S2 VAE-D8-SC, S3 VAE-D8C8, S4 VAE-D4."
-        )
-    return given
-
-
 class _SeparateBases(Forward):
     """Stage 3 as it is without sharing: each of the three networks reads weights of its own."""
 
@@ -210,10 +145,7 @@ def _arguments(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple:
         )
 
     state = jax.eval_shape(lambda: init_state(stage, config))
-    side, size = config.data.crop, config.data.batch_size
-    image = jax.ShapeDtypeStruct((size, side, side, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((size, PROMPT_TOKENS), jnp.int32)
-    batch = {name: tokens if name == "tokens" else image for name in stage.inputs}
+    batch = batch_shapes(stage, config)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return (
         placed(state, state_shardings(state, mesh)),

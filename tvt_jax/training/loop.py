@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import importlib
 import signal
 import textwrap
 import time
@@ -21,26 +20,12 @@ from tvt_jax.checkpoint import Checkpoints, abstract_like
 from tvt_jax.config import TrainConfig
 from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
-from tvt_jax.memory import compile_to_fit
-from tvt_jax.parallel import (
-    make_mesh,
-    put_batch,
-    put_state,
-    replicated,
-    state_shardings,
-    to_host,
-)
+from tvt_jax.parallel import make_mesh, put_batch, replicated, to_host
 from tvt_jax.training.metrics_log import MetricsLog, StepRecord
-from tvt_jax.training.state import Stage, TrainState, init_state, num_parameters
-from tvt_jax.training.step import make_step
+from tvt_jax.training.program import check_batch, compile_step, device_bytes, make_stage, place
+from tvt_jax.training.state import Stage, TrainState, num_parameters
 from tvt_jax.training.validation import Validation
 
-# Configuration class -> the module that makes its stage.
-STAGES = {
-    "DiffusionTrainConfig": "tvt_jax.training.diffusion",
-    "RestorationTrainConfig": "tvt_jax.training.restoration",
-    "VAETrainConfig": "tvt_jax.training.vae",
-}
 _LISTED = 200  # names of trained parameters that are printed one by one
 
 
@@ -61,8 +46,8 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     main = jax.process_index() == 0
     say = print if main and not quiet else lambda *_: None
     mesh = make_mesh(config.mesh)
-    _check_batch(config, mesh)
-    stage = importlib.import_module(STAGES[type(config).__name__]).make_stage(config)
+    check_batch(config, mesh)
+    stage = make_stage(config)
     _tell_trained(stage, say)
     _make_workdir(workdir)
     with _StopSignal() as stop:
@@ -79,7 +64,7 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
                 "frozen": _fingerprint(stage.frozen),
                 **stage.read,
             }
-            state, frozen, stage = _place(stage, config, mesh)
+            state, frozen, stage = place(stage, config, mesh)
             if start:
                 state = checkpoints.restore(abstract_like(state), run)
                 say(f"resumed at step {start}")
@@ -122,7 +107,8 @@ def _run_steps(
             batch = put_batch(_inputs(next(data), stage), mesh)
             waited += time.perf_counter() - clock
             if step_fn is None:
-                step_fn = _compile(stage, config, mesh, (state, frozen, batch, key), say)
+                step_fn, needed = compile_step(stage, config, mesh, (state, frozen, batch, key))
+                _tell_memory((state, frozen), needed, say)
             state, metrics = step_fn(state, frozen, batch, key)
             done += 1  # at once: what fails from here on saves the new state under its own step
             # The step before is read only now, while the device works on this one.
@@ -152,51 +138,12 @@ def _run_steps(
     return state, done
 
 
-def _place(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple[TrainState, Any, Stage]:
-    """(state, frozen parameters) on the devices, and the stage without its own copies of them."""
-
-    def init(params):
-        return init_state(dataclasses.replace(stage, params=params), config)
-
-    shapes = jax.eval_shape(init, stage.params)
-    shardings = state_shardings(shapes, mesh)
-    state = jax.jit(init, out_shardings=shardings)(put_state(stage.params, shardings.params))
-    frozen = put_state(stage.frozen, state_shardings(stage.frozen, mesh))
-    return state, frozen, dataclasses.replace(stage, params=shapes.params, frozen=None)
-
-
-def _compile(
-    stage: Stage, config: TrainConfig, mesh: Mesh, arguments: tuple, say: Callable[[str], None]
-) -> jax.stages.Compiled:
-    """Compiles the step, and says what memory it takes before it runs."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments)
-    step = jax.jit(
-        make_step(stage, config, mesh),
-        donate_argnums=0,
-        in_shardings=shardings,
-        out_shardings=(shardings[0], replicated(mesh)),
-    )
-    with jax.set_mesh(mesh):
-        compiled, needed = compile_to_fit(
-            step.lower(*arguments), "a training step", _less_memory(config)
-        )
+def _tell_memory(held: Any, needed: int | None, say: Callable[[str], None]) -> None:
     if needed is not None:
-        held = sum(
-            leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arguments[:2])
-        )
         say(
-            f"memory of a device: {held / 2**30:.2f} GiB of weights and optimizer, "
+            f"memory of a device: {device_bytes(held) / 2**30:.2f} GiB of weights and optimizer, "
             f"{needed / 2**30:.2f} GiB for a step"
         )
-    return compiled
-
-
-def _less_memory(config: TrainConfig) -> str:
-    """What makes a training step smaller and is not done yet."""
-    ways = ["lower --config.data.batch_size", "raise --config.accumulate or --config.mesh.fsdp"]
-    if not config.remat:
-        ways.append("set --config.remat=true")
-    return ", or ".join(ways)
 
 
 def _read(log: MetricsLog, record: StepRecord, config: TrainConfig, waited: float) -> None:
@@ -226,15 +173,6 @@ def _inputs(batch: dict[str, np.ndarray], stage: Stage) -> dict[str, np.ndarray]
             f"{stage.without_lr}."
         )
     return {name: batch[name] for name in stage.inputs}
-
-
-def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
-    parts = mesh.size * config.accumulate
-    if config.data.batch_size % parts:
-        raise UserError(
-            f"--config.data.batch_size={config.data.batch_size} is not a multiple of "
-            f"{mesh.size} devices x --config.accumulate={config.accumulate}."
-        )
 
 
 def _make_workdir(workdir: Path) -> None:

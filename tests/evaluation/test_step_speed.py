@@ -1,0 +1,116 @@
+"""The step that is timed is that of a run; its operations are those that PyTorch counts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.support.lpips_package import reference_lpips
+from tests.support.small_release import LORA_WORDS
+from tests.support.small_sd import write_small_sd, write_small_vae
+from tests.support.torch_restoration import RestorationSettings, TorchRestoration
+from tests.training.small_restoration import small_restoration
+from tests.training.small_run import SMALL_VAE, small_config
+from tvt_jax.config import SD21_UNET, RestorationLossConfig, read_config
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation import stand_ins
+from tvt_jax.evaluation.stand_ins import stand_in_vae, with_stand_ins
+from tvt_jax.evaluation.step_speed import _flops, peak_tflops, step_speed
+from tvt_jax.training.program import make_stage
+
+
+def test_a_step_is_timed():
+    config = small_config()
+    speed = step_speed(config, steps=2)
+    median, least, most = speed.seconds
+    assert 0 < least <= median <= most
+    assert (speed.devices, speed.batch_size) == (1, config.data.batch_size)
+    assert speed.share is None and speed.peak is None  # a CPU tells neither
+    assert speed.needed > 0 and speed.compile_seconds > 0
+    batch = 4 * 16 * 16 * 3 * 4
+    assert speed.held > batch
+    assert "batch 4 on 1 x cpu: " in speed.described()
+    assert "peak" not in speed.described()
+
+
+def test_no_steps_are_a_mistake():
+    with pytest.raises(UserError, match="--steps must be at least 1"):
+        step_speed(small_config(), steps=0)
+
+
+def test_a_batch_that_does_not_divide_is_a_mistake():
+    with pytest.raises(UserError, match="batch_size=4 is not a multiple"):
+        step_speed(small_config(accumulate=3), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("TPU v5 lite", 197),
+        ("TPU v5p", 459),
+        ("cpu", None),
+    ],
+)
+def test_peaks_are_found_by_the_name_of_the_device(kind, peak):
+    assert peak_tflops(kind) == peak
+
+
+def test_operations_of_a_step_are_those_that_pytorch_counts(tmp_path):
+    """All networks of stage 3, forward and backward, to 0.1 %.
+
+    What is left over is the text encoder, 0.08 %: PyTorch is given its embeddings.
+    """
+    torch.manual_seed(0)
+    (tmp_path / "sd").mkdir()
+    sd = write_small_sd(tmp_path / "sd")
+    vae = write_small_vae(tmp_path / "vae")
+    config = small_restoration(tmp_path, loss=RestorationLossConfig(lpips=2.0, patch=8))
+    config.data.crop, side = 32, 16
+    lpips = reference_lpips("vgg16")
+    settings = RestorationSettings(full_parts=config.trained, patch=8)
+    run = TorchRestoration.from_sd(sd, vae, lpips, settings, LORA_WORDS, config.lora_rank)
+    for unet in (run.teacher, run.critic, run.generator):
+        unet.set_attn_processor(AttnProcessor())  # of fused attention nothing is counted on a CPU
+    rng = np.random.default_rng(0)
+    lr, hr = rng.uniform(-1, 1, (2, 2, 32, 32, 3)).astype(np.float32)
+    text = rng.standard_normal((2, 77, sd.config.cross_attention_dim), np.float32)
+    draws = {
+        "posterior": rng.standard_normal((2, side, side, 4), np.float32),
+        "vsd_timesteps": rng.integers(250, 750, 8),
+        "critic_timesteps": rng.integers(0, 1000, 8),
+        "vsd_noise": rng.standard_normal((8, 8, 8, 4), np.float32),
+        "critic_noise": rng.standard_normal((8, 8, 8, 4), np.float32),
+    }
+    with FlopCounterMode(display=False) as counter:
+        run.gradients(lr, hr, text, text[:1], draws)
+    assert _flops(config) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_stand_ins_are_networks_that_a_run_can_load(tmp_path, monkeypatch):
+    """A configuration without folders makes a step; the networks are smaller than the paper's."""
+    unet = dataclasses.replace(
+        SD21_UNET,
+        block_out_channels=(32,) * 4,
+        attention_head_dim=(2,) * 4,
+        layers_per_block=1,
+        cross_attention_dim=16,
+        norm_num_groups=8,
+    )
+    monkeypatch.setattr(stand_ins, "SD21_UNET", unet)
+    monkeypatch.setitem(stand_ins.VAES, "VAE-D4", SMALL_VAE)
+    config = read_config("configs/stage3.py")
+    config.data.crop, config.data.batch_size, config.loss.patch, config.loss.lpips = 16, 1, 8, 0.0
+    config = with_stand_ins(config, tmp_path, stand_in_vae(config, None))
+    stage = make_stage(config)
+    weights = jax.tree.leaves(stage.frozen["sd"])
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in weights)
+    # Random ones: a device draws less power, and is faster, when it multiplies zeros.
+    assert all(np.asarray(leaf, np.float32).std() > 0 for leaf in weights if leaf.ndim > 1)
