@@ -19,6 +19,7 @@ from tests.training.small_run import SMALL_VAE, small_config
 from tvt_jax.config import SD21_UNET, RestorationLossConfig, read_config
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import stand_ins
+from tvt_jax.evaluation.complexity import multiply_adds
 from tvt_jax.evaluation.stand_ins import stand_in_vae, with_stand_ins
 from tvt_jax.evaluation.step_speed import _flops, peak_tflops, step_speed
 from tvt_jax.training.program import make_stage
@@ -92,6 +93,42 @@ def test_operations_of_a_step_are_those_that_pytorch_counts(tmp_path):
     with FlopCounterMode(display=False) as counter:
         run.gradients(lr, hr, text, text[:1], draws)
     assert _flops(config) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_gradients_of_strides_and_branches_are_counted():
+    """By hand: two convolutions of 3x3, the first with a stride, and a product that is not always
+    made. Backward there are the kernels' gradients and the second convolution's input's."""
+    first, second = jnp.zeros((3, 3, 4, 8)), jnp.zeros((3, 3, 8, 2))
+    matrix = jnp.zeros((2, 5))
+
+    def convolve(x, kernel, stride):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=numbers
+        )
+
+    def loss(kernels, image, chosen):
+        y = convolve(convolve(image, kernels[0], 2), kernels[1], 1)
+        return jax.lax.cond(chosen, lambda: (y @ matrix).sum(), lambda: y.sum())
+
+    image = jnp.zeros((1, 16, 16, 4))
+    layers, attention = multiply_adds(jax.grad(loss), (first, second), image, True)
+    convolutions = 64 * 9 * 4 * 8, 64 * 9 * 8 * 2
+    product = 64 * 2 * 5
+    assert attention == 0
+    assert layers == 2 * convolutions[0] + 3 * convolutions[1] + 2 * product
+    # ... and through a stride, of an input: as many as forward, not four times.
+    to_image = jax.grad(lambda x: convolve(x, first, 2).sum())
+    assert multiply_adds(to_image, image) == (2 * convolutions[0], 0)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "pretrain_unet"])
+def test_every_kind_of_run_is_counted(stage):
+    config = read_config(f"configs/{stage}.py:tiny")
+    once = _flops(config)
+    config.data.batch_size *= 2
+    # Twice the pictures; what does not depend on them counts once.
+    assert once < _flops(config) <= 2 * once
 
 
 def test_stand_ins_are_networks_that_a_run_can_load(tmp_path, monkeypatch):

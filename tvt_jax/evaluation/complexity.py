@@ -84,7 +84,8 @@ def multiply_adds(function: Callable, *arguments: Any) -> tuple[int, int]:
     """Multiply-adds of a function of arrays, gradients included.
 
     Args:
-      function: what is counted is what its program says, so without rematerialisation.
+      function: what is counted is what its program says, so give it without rematerialisation. Of
+        branches the most expensive counts.
       arguments: trees of arrays or shapes.
 
     Returns: (of convolutions and linear layers, of attention's two matrix products).
@@ -114,6 +115,12 @@ def _multiply_adds(jaxpr, inside_attention: bool) -> tuple[int, int]:
                 attention += count
             else:
                 layers += count
+        elif name == "cond":
+            branches = [
+                _multiply_adds(b.jaxpr, inside_attention) for b in equation.params["branches"]
+            ]
+            a, b = max(branches, key=sum)
+            layers, attention = layers + a, attention + b
         else:
             # The blockwise attention is the only function here with a gradient rule of its own.
             inside = inside_attention or name.startswith("custom_vjp_call")

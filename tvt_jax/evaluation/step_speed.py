@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tvt_jax.config import TrainConfig
+from tvt_jax.config import RestorationTrainConfig, TrainConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.complexity import multiply_adds
 from tvt_jax.evaluation.stand_ins import batch_shapes, stand_in_vae, with_stand_ins
@@ -137,7 +137,7 @@ def peak_tflops(device_kind: str) -> float | None:
 def _flops(config: TrainConfig) -> float:
     """Floating-point operations of the gradients of a batch, nothing computed twice."""
     plain = dataclasses.replace(config, remat=False, accumulate=1)
-    if hasattr(config.loss, "patches_at_once"):
+    if isinstance(config, RestorationTrainConfig):
         plain.loss = dataclasses.replace(config.loss, patches_at_once=0)
     stage = make_stage(plain)
     arguments = (stage.params, stage.frozen, batch_shapes(stage, plain), jax.random.key(0), 0)
