@@ -171,7 +171,7 @@ def test_an_interrupted_run_ends_bit_identical(tmp_path, number, uninterrupted):
 def test_twenty_kills_at_random_moments(tmp_path, uninterrupted):
     """kill -9 at any time, also while a checkpoint is being written: nothing is ever lost."""
     rng, kills = np.random.default_rng(0), 0
-    options = ("--config.steps=400", "--config.checkpoint_every=2", "--config.log_every=20")
+    options = ("--config.steps=1000", "--config.checkpoint_every=2", "--config.log_every=20")
     straight = tmp_path / "straight"
     run_command(straight, *options)
     workdir = tmp_path / "killed"

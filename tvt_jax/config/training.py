@@ -171,6 +171,22 @@ class TrainConfig:
             raise UserError(f"--config.dtype={self.dtype} is not float32 or bfloat16.")
         self.optim.validate("--config.optim")
 
+    def check_crops(self, downsampling: int) -> None:
+        """Checks that a VAE can take the crops.
+
+        Args:
+          downsampling: px of an image to a px of the VAE's latents.
+
+        Raises:
+          UserError: a crop is not a multiple of it.
+        """
+        for name in ("data.crop", *(["validation.crop"] if self.validation.folder else [])):
+            if self._field(name) % downsampling:
+                raise UserError(
+                    f"--config.{name}={self._field(name)} is not a multiple of the VAE's "
+                    f"downsampling, {downsampling}."
+                )
+
     @property
     def lpips_folder(self) -> Path | None:
         """Where LPIPS's weights are; None: the usual place."""
@@ -227,13 +243,7 @@ class VAETrainConfig(TrainConfig):
     def validate(self) -> None:
         """Checks what can be checked without reading files; see the base class."""
         super().validate()
-        factor = self.vae.downsampling
-        for name in ("data.crop", "validation.crop"):
-            if self._field(name) % factor:
-                raise UserError(
-                    f"--config.{name}={self._field(name)} is not a multiple of the VAE's "
-                    f"downsampling, {factor}."
-                )
+        self.check_crops(self.vae.downsampling)
         if self.latents not in ("own", "teacher"):
             raise UserError(f"--config.latents={self.latents} is not own or teacher.")
         if (self.latents == "teacher" or self.loss.latent) and not self.teacher:

@@ -133,18 +133,13 @@ def random_embeds(seed: int, tokens: int, width: int) -> PromptEmbeds:
 
 def _check_fits(config: DiffusionTrainConfig, vae: Network) -> None:
     """Networks and crops must fit each other; raises UserError."""
-    latent, factor = vae.config.latent_channels, vae.config.downsampling
+    latent = vae.config.latent_channels
     if (config.unet.in_channels, config.unet.out_channels) != (latent, latent):
         raise UserError(
             f"--config.vae={config.vae} has {latent} latent channels, the UNet reads "
             f"{config.unet.in_channels} and predicts {config.unet.out_channels}."
         )
-    for name, crop in (("data", config.data.crop), ("validation", config.validation.crop)):
-        if crop % factor:
-            raise UserError(
-                f"--config.{name}.crop={crop} is not a multiple of the VAE's downsampling, "
-                f"{factor}."
-            )
+    config.check_crops(vae.config.downsampling)
 
 
 @dataclasses.dataclass(frozen=True)

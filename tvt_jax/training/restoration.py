@@ -261,15 +261,7 @@ def _check(
             "the channels (ablation S3), set --config.interpolated_latents=true."
         )
     factor = vae.config.downsampling
-    for name, crop in (
-        ("data", config.data.crop),
-        *([("validation", config.validation.crop)] if config.validation.folder else []),
-    ):
-        if crop % factor:
-            raise UserError(
-                f"--config.{name}.crop={crop} is not a multiple of the VAE's downsampling, "
-                f"{factor}."
-            )
+    config.check_crops(factor)
     if not config.loss.vsd:
         return
     side = config.data.crop // factor
