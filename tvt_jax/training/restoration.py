@@ -14,37 +14,36 @@ Source: paper section 3.3; OSEDiff (`osediff.py`, `train_osediff.py`).
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tvt_jax.config import VAE_ENCODER_LORA, LoRAConfig, RestorationTrainConfig, UNetConfig
+from tvt_jax.config import RestorationTrainConfig
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
-from tvt_jax.models.layers import InitKeys
-from tvt_jax.models.lora import add_lora
 from tvt_jax.models.vae import sample_posterior
-from tvt_jax.training.state import Stage, num_parameters, split_trained
+from tvt_jax.training.restoration_networks import (
+    make_critic,
+    make_generator,
+    vae_lora,
+    with_vae_adapters,
+)
+from tvt_jax.training.state import Stage
 from tvt_jax.training.text import load_text
-from tvt_jax.weights.adapters import Adapters, merged_tensors, split_trained_params
-from tvt_jax.weights.generator import open_generator, shared_with_sd
+from tvt_jax.weights.adapters import split_trained_params
 from tvt_jax.weights.latent_channels import inverse_interpolation
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
     Network,
-    abstract_network,
     load_network,
     network_folder,
     open_network,
     read_scheduler_config,
 )
 from tvt_jax.weights.model_writer import write_model
-from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
-from tvt_jax.weights.tensor_files import Tensors
 
 
 def make_stage(config: RestorationTrainConfig) -> Stage:
@@ -60,10 +59,10 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
     # The pixels go through the VAE and LPIPS: float32, as in the release.
     vae_folder = network_folder(Path(config.vae), "vae")
     vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
-    vae_graph, vae_adapters, vae_params, vae_names = _with_vae_adapters(vae, config)
+    vae_graph, vae_adapters, vae_params, vae_names = with_vae_adapters(vae, config)
     base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
     _check(config, base, vae, text.width, scheduler.num_train_timesteps)
-    generator = _make_generator(base, sd / "unet", vae.config.latent_channels, config)
+    generator = make_generator(base, sd / "unet", vae.config.latent_channels, config)
 
     forward = Forward(
         config=config,
@@ -81,7 +80,7 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
     names = {"generator": generator.names + vae_names}
     optim = {"generator": config.optim}
     if config.loss.vsd:
-        critic_graph, params["critic"], critic_names = _make_critic(base, config)
+        critic_graph, params["critic"], critic_names = make_critic(base, config)
         channels = (base.config.in_channels, vae.config.latent_channels)
         forward = dataclasses.replace(
             forward,
@@ -106,7 +105,7 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         del frozen
         unet = made.trained_tensors(params["generator"]["unet"])
         vae_config, vae_tensors = open_network(vae_folder, "vae")
-        _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, _vae_lora(config))
+        _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, vae_lora(config))
         write_model(
             folder,
             sd,
@@ -134,114 +133,6 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         preview_of="lr",
         tokenizer=text.tokenizer,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Generator:
-    """The generator's UNet with its adapters, split by who owns its weights.
-
-    Attributes:
-      config, graph: for `nnx.merge(graph, trained, the rest)`.
-      trained: float32: adapters, and the parts that are trained in full.
-      own: frozen weights that Stable Diffusion's UNet does not have.
-      shared: path of every other frozen weight -> its path in Stable Diffusion's UNet.
-      names: of the trained parameters.
-      tensors: its state dict before training.
-      lora: of its adapters.
-    """
-
-    config: UNetConfig
-    graph: nnx.GraphDef
-    trained: Any
-    own: Any
-    shared: Mapping[tuple, tuple]
-    names: tuple[str, ...]
-    tensors: Tensors
-    lora: LoRAConfig
-
-    def shares(self, base: Network) -> str:
-        """How much of the frozen weights is Stable Diffusion's, in words."""
-        whole, own = num_parameters(base.params), num_parameters(self.own)
-        flat = dict(nnx.to_flat_state(base.params))
-        read = sum(flat[path].size for path in self.shared.values())
-        text = f"generator: {read:,} frozen numbers are those of --config.sd and held once"
-        if own:
-            text += f"; {own:,} differ from them and are held besides, {own / whole:.0%} of a UNet"
-        return f"{text}."
-
-    def trained_tensors(self, trained: Any) -> tuple[Tensors, Adapters]:
-        """Its state dict with what was trained in full, and its adapters."""
-        table = torch_tensors(abstract_network("unet", self.config))
-        full, adapters = split_trained_params(trained, table, self.lora)
-        return merged_tensors(self.tensors, full, {}, 1.0, self.tensors.source), adapters
-
-
-def _make_generator(
-    base: Network, folder: Path, latent_channels: int, config: RestorationTrainConfig
-) -> _Generator:
-    sd_config, sd_tensors = open_network(folder, "unet")
-    settings, tensors = open_generator(
-        sd_config, sd_tensors, config.generator, latent_channels, config.unet
-    )
-    model = abstract_network("unet", settings, dtype=base.dtype, remat=config.remat)
-    table = torch_tensors(model)
-    check_names_and_shapes(
-        {t.name: t.shape for t in table.values()},
-        {name: tensors.shape(name) for name in tensors},
-        tensors.source,
-    )
-    lora = LoRAConfig(config.lora_rank)
-    if lora.rank:
-        add_lora(model, lora, InitKeys(config.seed))
-    graph, trained, frozen, names = split_trained(model, config.trained)
-    levels = len(settings.block_out_channels) - len(sd_config.block_out_channels)
-    shared_names = shared_with_sd(tensors, sd_tensors, levels)
-    sd_paths = {t.name: path for path, t in torch_tensors(base(base.params)).items()}
-    shared = {
-        path: sd_paths[shared_names[table[path].name]]
-        for path, _ in nnx.to_flat_state(frozen)
-        if table[path].name in shared_names
-    }
-
-    def read(path: tuple, dtype: Any) -> np.ndarray:
-        return np.asarray(table[path].to_flax(tensors[table[path].name]), dtype)
-
-    def state(flat: dict) -> Any:
-        return nnx.as_pure(nnx.from_flat_state(flat))
-
-    return _Generator(
-        settings,
-        graph,
-        # Adapters have their values already.
-        state({p: read(p, np.float32) if p in table else x
-               for p, x in nnx.to_flat_state(trained)}),
-        state({p: read(p, base.dtype) for p, _ in nnx.to_flat_state(frozen) if p not in shared}),
-        shared,
-        tuple(f"unet.{name}" for name in names),
-        tensors,
-        lora,
-    )  # fmt: skip
-
-
-def _make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.GraphDef, Any, tuple]:
-    """(graph for `nnx.merge(graph, adapters, Stable Diffusion's weights)`, adapters, names)."""
-    model = abstract_network("unet", base.config, dtype=base.dtype, remat=config.remat)
-    add_lora(model, LoRAConfig(config.critic_lora_rank), InitKeys(config.seed + 1))
-    graph, adapters, _, names = split_trained(model, ())
-    return graph, adapters, names
-
-
-def _with_vae_adapters(vae: Network, config: RestorationTrainConfig) -> tuple:
-    """(graph, adapters, the VAE's weights, names of the adapters' parameters)."""
-    module = vae(vae.params)
-    if config.vae_lora_rank:
-        add_lora(module, _vae_lora(config), InitKeys(config.seed + 2))
-    graph, adapters, frozen, names = split_trained(module, ())
-    return graph, adapters, frozen, tuple(f"vae.{name}" for name in names)
-
-
-def _vae_lora(config: RestorationTrainConfig) -> LoRAConfig:
-    return dataclasses.replace(VAE_ENCODER_LORA, rank=config.vae_lora_rank)
 
 
 def _check(

@@ -1,0 +1,148 @@
+"""The networks that stage 3 trains: the generator's UNet, the critic, the adapters of the VAE.
+
+Each comes as a graph with its trained and its frozen parameters apart, for a pure function to put
+together; the frozen ones of the UNets are Stable Diffusion's wherever they can be.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from tvt_jax.config import VAE_ENCODER_LORA, LoRAConfig, RestorationTrainConfig, UNetConfig
+from tvt_jax.models.layers import InitKeys
+from tvt_jax.models.lora import add_lora
+from tvt_jax.training.state import num_parameters, split_trained
+from tvt_jax.weights.adapters import Adapters, merged_tensors, split_trained_params
+from tvt_jax.weights.generator import open_generator, shared_with_sd
+from tvt_jax.weights.model_folder import Network, abstract_network, open_network
+from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
+from tvt_jax.weights.tensor_files import Tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """The generator's UNet with its adapters, split by who owns its weights.
+
+    Attributes:
+      config, graph: for `nnx.merge(graph, trained, the rest)`.
+      trained: float32: adapters, and the parts that are trained in full.
+      own: frozen weights that Stable Diffusion's UNet does not have.
+      shared: path of every other frozen weight -> its path in Stable Diffusion's UNet.
+      names: of the trained parameters.
+      tensors: its state dict before training.
+      lora: of its adapters.
+    """
+
+    config: UNetConfig
+    graph: nnx.GraphDef
+    trained: Any
+    own: Any
+    shared: Mapping[tuple, tuple]
+    names: tuple[str, ...]
+    tensors: Tensors
+    lora: LoRAConfig
+
+    def shares(self, base: Network) -> str:
+        """How much of the frozen weights is Stable Diffusion's, in words."""
+        whole, own = num_parameters(base.params), num_parameters(self.own)
+        flat = dict(nnx.to_flat_state(base.params))
+        read = sum(flat[path].size for path in self.shared.values())
+        text = f"generator: {read:,} frozen numbers are those of --config.sd and held once"
+        if own:
+            text += f"; {own:,} differ from them and are held besides, {own / whole:.0%} of a UNet"
+        return f"{text}."
+
+    def trained_tensors(self, trained: Any) -> tuple[Tensors, Adapters]:
+        """Its state dict with what was trained in full, and its adapters."""
+        table = torch_tensors(abstract_network("unet", self.config))
+        full, adapters = split_trained_params(trained, table, self.lora)
+        return merged_tensors(self.tensors, full, {}, 1.0, self.tensors.source), adapters
+
+
+def make_generator(
+    base: Network, folder: Path, latent_channels: int, config: RestorationTrainConfig
+) -> Generator:
+    """Makes the generator's UNet from Stable Diffusion's, or reads it from `config.unet`.
+
+    Args:
+      base: Stable Diffusion's UNet. folder: where it was read from.
+      latent_channels: of the VAE.
+      config: of the run.
+
+    Raises:
+      UserError: `config.unet` does not fit, or `config.trained` names parts that it does not have.
+    """
+    sd_config, sd_tensors = open_network(folder, "unet")
+    settings, tensors = open_generator(
+        sd_config, sd_tensors, config.generator, latent_channels, config.unet
+    )
+    model = abstract_network("unet", settings, dtype=base.dtype, remat=config.remat)
+    table = torch_tensors(model)
+    check_names_and_shapes(
+        {t.name: t.shape for t in table.values()},
+        {name: tensors.shape(name) for name in tensors},
+        tensors.source,
+    )
+    lora = LoRAConfig(config.lora_rank)
+    if lora.rank:
+        add_lora(model, lora, InitKeys(config.seed))
+    graph, trained, frozen, names = split_trained(model, config.trained)
+    levels = len(settings.block_out_channels) - len(sd_config.block_out_channels)
+    shared_names = shared_with_sd(tensors, sd_tensors, levels)
+    sd_paths = {t.name: path for path, t in torch_tensors(base(base.params)).items()}
+    shared = {
+        path: sd_paths[shared_names[table[path].name]]
+        for path, _ in nnx.to_flat_state(frozen)
+        if table[path].name in shared_names
+    }
+
+    def read(path: tuple, dtype: Any) -> np.ndarray:
+        return np.asarray(table[path].to_flax(tensors[table[path].name]), dtype)
+
+    def state(flat: dict) -> Any:
+        return nnx.as_pure(nnx.from_flat_state(flat))
+
+    return Generator(
+        settings,
+        graph,
+        # Adapters have their values already.
+        state({p: read(p, np.float32) if p in table else x
+               for p, x in nnx.to_flat_state(trained)}),
+        state({p: read(p, base.dtype) for p, _ in nnx.to_flat_state(frozen) if p not in shared}),
+        shared,
+        tuple(f"unet.{name}" for name in names),
+        tensors,
+        lora,
+    )  # fmt: skip
+
+
+def make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.GraphDef, Any, tuple]:
+    """Gives Stable Diffusion's UNet the critic's adapters.
+
+    Returns: (graph for `nnx.merge(graph, adapters, Stable Diffusion's weights)`, adapters, names).
+    """
+    model = abstract_network("unet", base.config, dtype=base.dtype, remat=config.remat)
+    add_lora(model, LoRAConfig(config.critic_lora_rank), InitKeys(config.seed + 1))
+    graph, adapters, _, names = split_trained(model, ())
+    return graph, adapters, names
+
+
+def with_vae_adapters(vae: Network, config: RestorationTrainConfig) -> tuple:
+    """Gives the VAE's encoder its adapters, where `config` has any.
+
+    Returns: (graph, adapters, the VAE's weights, names of the adapters' parameters).
+    """
+    module = vae(vae.params)
+    if config.vae_lora_rank:
+        add_lora(module, vae_lora(config), InitKeys(config.seed + 2))
+    graph, adapters, frozen, names = split_trained(module, ())
+    return graph, adapters, frozen, tuple(f"vae.{name}" for name in names)
+
+
+def vae_lora(config: RestorationTrainConfig) -> LoRAConfig:
+    """The adapters of the VAE's encoder (ablation S1)."""
+    return dataclasses.replace(VAE_ENCODER_LORA, rank=config.vae_lora_rank)
