@@ -22,6 +22,7 @@ from tvt_jax.evaluation import stand_ins
 from tvt_jax.evaluation.complexity import multiply_adds
 from tvt_jax.evaluation.stand_ins import stand_in_vae, with_stand_ins
 from tvt_jax.evaluation.step_speed import _flops, peak_tflops, step_speed
+from tvt_jax.models.attention import _PLAIN_SCORES, dot_product_attention
 from tvt_jax.training.program import make_stage
 
 
@@ -120,6 +121,16 @@ def test_gradients_of_strides_and_branches_are_counted():
     # ... and through a stride, of an input: as many as forward, not four times.
     to_image = jax.grad(lambda x: convolve(x, first, 2).sum())
     assert multiply_adds(to_image, image) == (2 * convolutions[0], 0)
+
+
+def test_long_attention_is_counted_block_by_block():
+    """Two products forward; backward the scores again, four gradients and a product row by row."""
+    tokens, heads, width = 1536, 3, 16
+    assert tokens**2 > _PLAIN_SCORES
+    x = jax.ShapeDtypeStruct((2, tokens, heads, width), jnp.float32)
+    program = jax.grad(lambda q, k, v: dot_product_attention(q, k, v).sum(), argnums=(0, 1, 2))
+    total = sum(multiply_adds(program, x, x, x))
+    assert total == 2 * heads * (7 * tokens**2 * width + tokens * width)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "pretrain_unet"])

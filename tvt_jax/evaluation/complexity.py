@@ -84,11 +84,13 @@ def multiply_adds(function: Callable, *arguments: Any) -> tuple[int, int]:
     """Multiply-adds of a function of arrays, gradients included.
 
     Args:
-      function: what is counted is what its program says, so give it without rematerialisation. Of
-        branches the most expensive counts.
+      function: what is counted is what its program says, so give it without rematerialisation.
+        Attention over long sequences computes its scores again in the backward pass. Of branches
+        the most expensive counts.
       arguments: trees of arrays or shapes.
 
-    Returns: (of convolutions and linear layers, of attention's two matrix products).
+    Returns: (of convolutions and linear layers, of attention's two matrix products). Of gradients
+      only the sum tells something: they are not told apart there.
     """
     # Attention as a fused kernel has no products to count.
     with compiling_for("cpu"):
@@ -101,15 +103,15 @@ def _multiply_adds(jaxpr, inside_attention: bool) -> tuple[int, int]:
     layers = attention = 0
     for equation in jaxpr.eqns:
         name, inputs = equation.primitive.name, [v.aval.shape for v in equation.invars]
-        output = equation.outvars[0].aval.shape
+        outputs = [v.aval.shape for v in equation.outvars]
         if name == "conv_general_dilated":
-            outputs = equation.params["dimension_numbers"].rhs_spec[0]  # an axis of the kernel
-            count = math.prod(output) * math.prod(inputs[1]) // inputs[1][outputs]
+            features = equation.params["dimension_numbers"].rhs_spec[0]  # an axis of the kernel
+            count = math.prod(outputs[0]) * math.prod(inputs[1]) // inputs[1][features]
             # In the gradient of a stride, most taps meet the zeros between the input's pixels.
             layers += count // math.prod(equation.params["lhs_dilation"])
         elif name == "dot_general":
             (contracted, _), (batched, _) = equation.params["dimension_numbers"]
-            count = math.prod(output) * math.prod(inputs[0][axis] for axis in contracted)
+            count = math.prod(outputs[0]) * math.prod(inputs[0][axis] for axis in contracted)
             # Products of activations have batch axes, or stand in the blockwise attention.
             if batched or inside_attention:
                 attention += count
