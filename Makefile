@@ -41,7 +41,8 @@ parity-full: $(VENV)/.test-installed
 tagger-full: $(VENV)/.test-installed
 	$(CPU) $(BIN)/python -m tests.tagger_full
 
-# A training step of stage 3 at full size on a GPU, PyTorch beside ours. Both need builds for the GPU.
+# A training step of stage 3 at full size on a GPU, PyTorch beside ours. Both need builds for CUDA:
+# jax[cuda12] and a CUDA torch in .venv.
 step-speed: $(VENV)/.test-installed lpips
 	$(BIN)/python -m tests.step_speed
 

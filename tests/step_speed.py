@@ -1,14 +1,16 @@
 """`make step-speed`: the step of stage 3 here and in PyTorch, one after the other on one device.
 
-PyTorch runs `tests.support.torch_restoration`: diffusers' UNets with peft's adapters, a UNet each
-for generator, teacher and critic as in the release, plain and through `torch.compile`. Both have
-the same random weights and pictures, text as embeddings, UNets in bfloat16 and the rest in float32
-with each framework's fast products. Each runs in a process of its own, so that its memory is its
-own.
+PyTorch runs `tests.support.torch_restoration` as the release trains: diffusers' UNets with peft's
+adapters, a UNet each for generator, teacher and critic, the teacher in bfloat16 and the other two
+in float32 under autocast, plain and through `torch.compile`. Both have the same weights (random
+ones), random pictures, text as embeddings, UNets that compute in bfloat16 and the rest in float32
+with each framework's fast products, and compute activations again in the backward pass. Each runs
+in a process of its own, so that its memory is its own.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -18,11 +20,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from tvt_jax.config import RestorationTrainConfig, read_config
-from tvt_jax.evaluation.stand_ins import with_stand_ins
+from tvt_jax.evaluation.stand_ins import stand_in_vae, with_stand_ins
 from tvt_jax.evaluation.step_speed import peak_tflops, step_speed
+from tvt_jax.weights.lpips import lpips_folder
 
 FULL, SMALL = "configs/stage3.py", "configs/stage3.py:tiny"
 RUNS = ("jax", "pytorch", "pytorch-compiled")
@@ -32,18 +36,22 @@ def settings(small: bool, batch_size: int) -> RestorationTrainConfig:
     """The run that is timed."""
     config = read_config(SMALL if small else FULL)
     config.data.batch_size, config.loss.lpips = batch_size, 2.0
+    config.lpips = str(lpips_folder("vgg16"))
     return config
 
 
 def run_jax(config: RestorationTrainConfig, steps: int) -> dict:
     """Times our step."""
+    _need_gpu(config, jax.default_backend() == "gpu", 'pip install "jax[cuda12]"')
     return dataclasses.asdict(step_speed(config, steps))
 
 
 def run_pytorch(config: RestorationTrainConfig, steps: int, compiled: bool) -> dict:
     """Times PyTorch's step."""
+    jax.config.update("jax_platforms", "cpu")  # which reads LPIPS's weights
     import torch
     from diffusers import UNet2DConditionModel
+    from torch.utils.checkpoint import checkpoint
 
     from tests.support.lpips_package import reference_lpips
     from tests.support.small_release import LORA_WORDS
@@ -54,7 +62,9 @@ def run_pytorch(config: RestorationTrainConfig, steps: int, compiled: bool) -> d
         replicated,
     )
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cuda = torch.cuda.is_available()
+    _need_gpu(config, cuda, "install a CUDA build of torch")
+    device = torch.device("cuda" if cuda else "cpu")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
@@ -63,19 +73,24 @@ def run_pytorch(config: RestorationTrainConfig, steps: int, compiled: bool) -> d
     def unet():
         return UNet2DConditionModel.from_pretrained(Path(config.sd) / "unet", dtype=torch.float32)
 
+    lpips = reference_lpips("vgg16").to(device)
     run = TorchRestoration(
         teacher=unet().to(device, torch.bfloat16 if sixteen_bit else None),
         critic=add_adapters(unet(), LORA_WORDS, config.critic_lora_rank).to(device),
         generator=add_adapters(replicated(unet()), LORA_WORDS, config.lora_rank).to(device),
         vae=_vae(Path(config.vae)).to(device),
-        lpips=reference_lpips("vgg16").to(device),
+        lpips=lpips,
         settings=RestorationSettings(
             full_parts=config.trained, patch=config.loss.patch, autocast=sixteen_bit
         ),
     )
+    networks = (run.generator, run.critic, run.teacher, run.vae)
+    for network in networks:
+        network.to(memory_format=torch.channels_last)
     if config.remat:
-        for network in (run.generator, run.critic):
-            network.train().enable_gradient_checkpointing()  # off in evaluation
+        for network in (run.generator, run.critic, run.vae):
+            network.enable_gradient_checkpointing()
+        run.lpips = functools.partial(checkpoint, lpips, use_reentrant=False)
     if compiled:
         for network in (run.generator, run.critic, run.teacher, run.vae.encoder, run.vae.decoder):
             network.compile()
@@ -83,10 +98,11 @@ def run_pytorch(config: RestorationTrainConfig, steps: int, compiled: bool) -> d
     seconds = []
     for _ in range(steps + 2):
         start = time.perf_counter()
-        run.step_on_device(batch)  # waits for the device: its metrics are numbers
+        run.step_on_device(batch)
+        if cuda:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     timed = seconds[2:]
-    cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "seconds": (statistics.median(timed), min(timed), max(timed)),
@@ -95,17 +111,22 @@ def run_pytorch(config: RestorationTrainConfig, steps: int, compiled: bool) -> d
     }
 
 
+def _need_gpu(config: RestorationTrainConfig, there: bool, remedy: str) -> None:
+    """Ends the process where a full-size step would run on a CPU, for hours."""
+    if config.data.crop == 512 and not there:
+        sys.exit(f"error: no GPU is seen here; {remedy}, or run with --small.")
+
+
 def _vae(folder: Path):
     """A VAE-D4 folder in diffusers, whose class has no VAE without middle sections."""
     import safetensors.torch
     from diffusers import AutoencoderKL
 
-    from tests.support.small_release import NoMidBlock
+    from tests.support.small_release import without_mid_blocks
 
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("mid_block") is False
-    vae = AutoencoderKL.from_config(config)
-    vae.encoder.mid_block, vae.decoder.mid_block = NoMidBlock(), NoMidBlock()
+    vae = without_mid_blocks(AutoencoderKL.from_config(config))
     vae.load_state_dict(safetensors.torch.load_file(folder / "diffusion_pytorch_model.safetensors"))
     return vae.float()
 
@@ -142,25 +163,30 @@ def main() -> None:
         print(json.dumps(_run(options)))
         return
 
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95", **os.environ}
+    jax.config.update("jax_platforms", "cpu")  # this process leaves the device to the others
     print("| batch | what | images/s | share of peak | s a step | memory, GiB | compilation |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         config = settings(options.small, 1)
-        filled = with_stand_ins(config, Path(folder), None if config.vae else "VAE-D4")
+        filled = with_stand_ins(config, Path(folder), stand_in_vae(config, None))
         (Path(folder) / "networks.json").write_text(json.dumps([filled.sd, filled.vae]))
+        failed = False
         for size in options.batch_sizes:
             flops = None  # of the mathematics, so the same for all
             for name in options.only:
                 command = [sys.executable, "-m", "tests.step_speed", "--in-folder", folder]
                 command += ["--batch-sizes", str(size), "--steps", str(options.steps)]
                 command += ["--only", name, *(["--small"] if options.small else [])]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
                 if done.returncode:
+                    failed = True
                     print(f"| {size} | {name} | failed, see above | | | | |", flush=True)
                     continue
                 result = json.loads(done.stdout.strip().splitlines()[-1])
                 flops = result.get("flops", flops)
                 print(_row(size, name, result, flops), flush=True)
+    sys.exit(failed)
 
 
 def _run(options: argparse.Namespace) -> dict:

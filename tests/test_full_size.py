@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.support.small_release import NoMidBlock
+from tests.support.small_release import without_mid_blocks
 from tvt_jax.config import SD21_TEXT_ENCODER, UNETS, VAES
 from tvt_jax.evaluation.complexity import unet_cost, vae_cost
 from tvt_jax.weights.model_folder import abstract_network
@@ -29,7 +29,7 @@ def test_vaes(name):
     with torch.device("meta"):
         vae = AutoencoderKL(**options)
         if not config.mid_block:
-            vae.encoder.mid_block, vae.decoder.mid_block = NoMidBlock(), NoMidBlock()
+            without_mid_blocks(vae)
     assert shapes_here("vae", config) == shapes_there(vae)
 
 

@@ -33,9 +33,15 @@ TRAINED = (
 )  # fmt: skip
 
 
-class NoMidBlock(torch.nn.Module):
+class _NoMidBlock(torch.nn.Module):
     def forward(self, sample, *_):
         return sample
+
+
+def without_mid_blocks(vae: AutoencoderKL) -> AutoencoderKL:
+    """Takes the middle sections out, in place."""
+    vae.encoder.mid_block, vae.decoder.mid_block = _NoMidBlock(), _NoMidBlock()
+    return vae
 
 
 def vae_d4(widths=(32, 64, 64)) -> AutoencoderKL:
@@ -50,9 +56,7 @@ def vae_d4(widths=(32, 64, 64)) -> AutoencoderKL:
         norm_num_groups=GROUPS,
         mid_block_add_attention=False,
     )
-    vae.encoder.mid_block = NoMidBlock()
-    vae.decoder.mid_block = NoMidBlock()
-    return randomise(vae.eval())
+    return randomise(without_mid_blocks(vae).eval())
 
 
 def sd_unet() -> UNet2DConditionModel:

@@ -242,11 +242,16 @@ class TorchRestoration:
         """
         batch = self.on_device(lr, hr, positive, negative, draws)
         metrics, gradients = self._backward(batch)
-        return metrics, _as_arrays(gradients["generator"]), _as_arrays(gradients["critic"])
+        return (
+            _as_numbers(metrics),
+            _as_arrays(gradients["generator"]),
+            _as_arrays(gradients["critic"]),
+        )
 
     def step(self, lr, hr, positive, negative, draws) -> Metrics:
         """One AdamW update of both, each by its gradients before the update; returns metrics."""
-        return self.step_on_device(self.on_device(lr, hr, positive, negative, draws))
+        batch = self.on_device(lr, hr, positive, negative, draws)
+        return _as_numbers(self.step_on_device(batch))
 
     def on_device(self, lr, hr, positive, negative, draws) -> Batch:
         """The arguments of `gradients` as tensors where the networks are."""
@@ -274,8 +279,8 @@ class TorchRestoration:
             critic_noise=image(draws["critic_noise"]),
         )
 
-    def step_on_device(self, batch: Batch) -> Metrics:
-        """`step` with what `on_device` returns."""
+    def step_on_device(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """`step` with what `on_device` returns; waits for nothing."""
         metrics, gradients = self._backward(batch)
         for kind, optimizer in self.optimizers.items():
             parameters = self.trained[kind]
@@ -297,7 +302,7 @@ class TorchRestoration:
         gradients = {"generator": self._gradients("generator", parts["loss"])}
         parts["critic"] = self._critic_loss(batch, tiles)
         gradients["critic"] = self._gradients("critic", parts["critic"])
-        return {name: float(value.detach()) for name, value in parts.items()}, gradients
+        return {name: value.detach() for name, value in parts.items()}, gradients
 
     def _gradients(self, kind: str, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         parameters = self.trained[kind]
@@ -377,6 +382,10 @@ def _clean(noisy: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor) -> tor
 
 def _is_of(name: str, parts: Sequence[str]) -> bool:
     return any(name.startswith(part + ".") for part in parts)
+
+
+def _as_numbers(metrics: Mapping[str, torch.Tensor]) -> Metrics:
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _as_arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:

@@ -85,20 +85,19 @@ def multiply_adds(function: Callable, *arguments: Any) -> tuple[int, int]:
 
     Args:
       function: what is counted is what its program says, so give it without rematerialisation.
-        Attention over long sequences computes its scores again in the backward pass. Of branches
-        the most expensive counts.
+        Of branches the most expensive counts.
       arguments: trees of arrays or shapes.
 
     Returns: (of convolutions and linear layers, of attention's two matrix products). Of gradients
       only the sum tells something: they are not told apart there.
     """
-    # Attention as a fused kernel has no products to count.
-    with compiling_for("cpu"):
+    # A fused kernel has no products to count, and blocks compute some of them twice.
+    with compiling_for("none"):
         program = jax.make_jaxpr(function)(*arguments)
-    return _multiply_adds(program.jaxpr, inside_attention=False)
+    return _multiply_adds(program.jaxpr)
 
 
-def _multiply_adds(jaxpr, inside_attention: bool) -> tuple[int, int]:
+def _multiply_adds(jaxpr) -> tuple[int, int]:
     """(of layers, of attention) in a program and the programs that it calls."""
     layers = attention = 0
     for equation in jaxpr.eqns:
@@ -112,23 +111,18 @@ def _multiply_adds(jaxpr, inside_attention: bool) -> tuple[int, int]:
         elif name == "dot_general":
             (contracted, _), (batched, _) = equation.params["dimension_numbers"]
             count = math.prod(outputs[0]) * math.prod(inputs[0][axis] for axis in contracted)
-            # Products of activations have batch axes, or stand in the blockwise attention.
-            if batched or inside_attention:
+            if batched:  # a product of activations
                 attention += count
             else:
                 layers += count
         elif name == "cond":
-            branches = [
-                _multiply_adds(b.jaxpr, inside_attention) for b in equation.params["branches"]
-            ]
-            a, b = max(branches, key=sum)
+            branches = equation.params["branches"]
+            a, b = max((_multiply_adds(branch.jaxpr) for branch in branches), key=sum)
             layers, attention = layers + a, attention + b
         else:
-            # The blockwise attention is the only function here with a gradient rule of its own.
-            inside = inside_attention or name.startswith("custom_vjp_call")
             times = equation.params.get("length", 1) if name == "scan" else 1
             for inner in _inner_programs(equation.params.values()):
-                a, b = _multiply_adds(inner, inside)
+                a, b = _multiply_adds(inner)
                 layers, attention = layers + times * a, attention + times * b
     return layers, attention
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tvt_jax.config import RestorationTrainConfig, TrainConfig
+from tvt_jax.config import RestorationTrainConfig, TrainConfig, VAETrainConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.complexity import multiply_adds
 from tvt_jax.evaluation.stand_ins import batch_shapes, stand_in_vae, with_stand_ins
@@ -22,7 +22,9 @@ from tvt_jax.training.program import check_batch, compile_step, device_bytes, ma
 PEAK_TFLOPS = (
     ("NVIDIA A100", 312.0),
     ("NVIDIA H100 PCIe", 756.0),
+    ("NVIDIA H100 NVL", 835.0),
     ("NVIDIA H100", 989.0),
+    ("NVIDIA H200 NVL", 835.0),
     ("NVIDIA H200", 989.0),
     ("TPU v4", 275.0),
     ("TPU v5 lite", 197.0),
@@ -80,7 +82,8 @@ class StepSpeed:
 def step_speed(config: TrainConfig, steps: int, vae: str | None = None) -> StepSpeed:
     """Times the step of a run on random pictures.
 
-    Networks whose folders the configuration does not name are the paper's; see `with_stand_ins`.
+    Networks whose folders the configuration does not name are the paper's; see `with_stand_ins`. A
+    discriminator that joins later in the run takes part from the first step.
 
     Args:
       config: of the run.
@@ -88,14 +91,16 @@ def step_speed(config: TrainConfig, steps: int, vae: str | None = None) -> StepS
       vae: as of `stand_in_vae`.
 
     Raises:
-      UserError: `vae` or the number of steps is wrong, or the devices are too small or too many for
-        the batch.
+      UserError: `vae`, the number of steps or a folder that the configuration names is wrong, or
+        the devices are too small or too many for the batch.
     """
     if steps < 1:
         raise UserError("--steps must be at least 1.")
     vae = stand_in_vae(config, vae)
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
+    if isinstance(config, VAETrainConfig):
+        config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, gan_start=0))
     with tempfile.TemporaryDirectory() as folder:
         config = with_stand_ins(config, Path(folder), vae)
         flops = _flops(config)

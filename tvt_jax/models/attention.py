@@ -25,7 +25,12 @@ _platform = contextvars.ContextVar("platform", default=None)
 
 @contextlib.contextmanager
 def compiling_for(platform):
-    """Inside, "auto" picks for this platform ("cpu", "gpu", "tpu") instead of the one at hand."""
+    """Inside, "auto" picks for this platform instead of the one at hand.
+
+    Args:
+      platform: "cpu", "gpu", "tpu"; or "none" for a program that is only looked at, which has the
+        plain formula everywhere.
+    """
     token = _platform.set(platform)
     try:
         yield
@@ -66,6 +71,8 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
 
 def _long_sequence_backend(dtype):
     platform = _platform.get() or jax.default_backend()
+    if platform == "none":
+        return "plain"
     if platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16):
         return "cudnn"
     return "pallas" if platform == "tpu" else "blockwise"
