@@ -154,11 +154,12 @@ def textless_model(small_model, small_release, tmp_path_factory):
     return model
 
 
-def test_a_stored_embedding_stands_for_the_text_encoder(textless_model, restored):
-    image, want = restored
+def test_a_stored_embedding_stands_for_the_text_encoder(textless_model, small_release, restored):
+    """The embedding is PyTorch's, and so is the tolerance; another text makes a difference of 0.5."""
+    image, want = restored[0], small_release.restore(restored[0], PROMPT)
     upscaler = Upscaler.from_folder(textless_model, "float32")
     assert not upscaler.takes_text and not upscaler.has_tagger
-    assert np.abs(upscaler.restore(image, color_fix="none") - want).max() < 1e-5
+    assert np.abs(upscaler.restore(image, color_fix="none") - want).max() < 1e-4
     np.testing.assert_array_equal(
         upscaler.restore(image, color_fix="none", tags=()),
         upscaler.restore(image, color_fix="none"),
