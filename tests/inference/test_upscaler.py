@@ -155,7 +155,7 @@ def textless_model(small_model, small_release, tmp_path_factory):
 
 
 def test_a_stored_embedding_stands_for_the_text_encoder(textless_model, small_release, restored):
-    """The embedding is PyTorch's, and so is the tolerance; another text makes a difference of 0.5."""
+    """The embedding is PyTorch's, so is the tolerance; another text makes a difference of 0.5."""
     image, want = restored[0], small_release.restore(restored[0], PROMPT)
     upscaler = Upscaler.from_folder(textless_model, "float32")
     assert not upscaler.takes_text and not upscaler.has_tagger
