@@ -84,8 +84,7 @@ def run_pytorch(config: RestorationTrainConfig, steps: int, compiled: bool) -> d
             full_parts=config.trained, patch=config.loss.patch, autocast=sixteen_bit
         ),
     )
-    networks = (run.generator, run.critic, run.teacher, run.vae)
-    for network in networks:
+    for network in (run.generator, run.critic, run.teacher, run.vae):
         network.to(memory_format=torch.channels_last)
     if config.remat:
         for network in (run.generator, run.critic, run.vae):

@@ -1,13 +1,10 @@
 """`python -m tvt_jax.bench`: figures about the networks and their speed."""
 
 import os
-from typing import TYPE_CHECKING
 
 from tvt_jax.cli import run
+from tvt_jax.config import TrainConfig, read_config
 from tvt_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from tvt_jax.config import TrainConfig
 
 
 def complexity() -> None:
@@ -97,10 +94,8 @@ def memory(
     )
 
 
-def _settings(config: str, batch_size: int | None) -> "TrainConfig":
+def _settings(config: str, batch_size: int | None) -> TrainConfig:
     """The configuration of a run, with the size of its batch."""
-    from tvt_jax.config import read_config
-
     settings = read_config(config)
     if batch_size is not None:
         if batch_size < 1:

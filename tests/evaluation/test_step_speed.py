@@ -18,7 +18,7 @@ from tests.support.small_sd import write_small_sd, write_small_vae
 from tests.support.torch_restoration import RestorationSettings, TorchRestoration
 from tests.training.small_restoration import small_restoration
 from tests.training.small_run import SMALL_VAE, small_config
-from tvt_jax.config import SD21_UNET, RestorationLossConfig, read_config
+from tvt_jax.config import SD21_UNET, RestorationLossConfig, VAELossConfig, read_config
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import stand_ins
 from tvt_jax.evaluation import step_speed as step_speed_module
@@ -43,11 +43,27 @@ def test_a_step_is_timed():
     assert "peak" not in speed.described()
 
 
-def test_the_share_of_the_peak_is_that_of_all_devices(monkeypatch):
+def test_the_share_of_the_peak_is_told_where_it_is_known(monkeypatch):
     monkeypatch.setattr(step_speed_module, "PEAK_TFLOPS", (("cpu", 0.5),))
     speed = step_speed(small_config(), steps=1)
     assert speed.share == pytest.approx(speed.flops / speed.seconds[0] / 0.5e12)
     assert f"{speed.share:.0%} of the peak" in speed.described()
+
+
+def test_a_discriminator_that_joins_later_is_timed(monkeypatch):
+    configs = []
+
+    def seen(stage, config, mesh, arguments):
+        configs.append(config)
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(step_speed_module, "compile_step", seen)
+    loss = VAELossConfig(lpips=0.0, gan=0.5)
+    config = small_config(loss=loss, data=dataclasses.replace(small_config().data, crop=64))
+    with pytest.raises(UserError, match="seen enough"):
+        step_speed(config, steps=1)
+    assert loss.gan_start > 0 and configs[0].loss.gan_start == 0
+    assert configs[0].loss.gan == loss.gan
 
 
 def test_no_steps_are_a_mistake():

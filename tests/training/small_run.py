@@ -1,6 +1,9 @@
 """A run so small that a step takes milliseconds."""
 
 import json
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.numpy
@@ -39,3 +42,22 @@ def read_weights(workdir: Path) -> dict:
     return safetensors.numpy.load_file(
         workdir / "model" / "vae" / "diffusion_pytorch_model.safetensors"
     )
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Waits, two minutes at most, until `metrics.jsonl` of a running process holds a step."""
+    path = workdir / "metrics.jsonl"
+    for _ in range(2400):
+        if path.is_file() and any(line.get("step", 0) >= step for line in _whole_lines(path)):
+            return
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def _whole_lines(path: Path) -> Iterator[dict]:
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # being written
+            continue

@@ -280,7 +280,7 @@ def save_random_vae(folder, **changes):
             "data.crop=17 is not a multiple of the VAE's downsampling, 2",
         ),
         (
-            dict(validation=ValidationConfig(folder="somewhere", crop=33)),
+            dict(validation=ValidationConfig(crop=33)),
             "validation.crop=33 is not a multiple of the VAE's downsampling, 2",
         ),
     ],
@@ -290,10 +290,6 @@ def test_folders_and_crops_that_do_not_fit_are_named(vae_folder, tmp_path, chang
     filled = {k: v.format(wide=tmp_path) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(UserError, match=match):
         make_stage(diffusion_config(vae_folder, **filled))
-
-
-def test_a_crop_of_no_validation_does_not_matter(vae_folder):
-    make_stage(diffusion_config(vae_folder, validation=ValidationConfig(folder="", crop=33)))
 
 
 @pytest.mark.parametrize(

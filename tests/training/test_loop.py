@@ -1,11 +1,9 @@
-"""The loop: logs, checkpoints, signals, devices, processes, and mistakes."""
+"""The loop: logs, checkpoints, signals, and mistakes."""
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.small_run import read_metrics, read_weights, small_config
+from tests.training.small_run import read_metrics, read_weights, small_config, wait_for_step
 from tvt_jax import memory
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.checkpoint import Checkpoints
@@ -103,6 +101,51 @@ def test_the_average_is_what_is_exported(finished):
     assert np.abs(read_weights(workdir)[name] - read_weights(other)[name]).max() > 1e-5
 
 
+def test_weights_are_on_the_devices_once(tmp_path, monkeypatch):
+    """When the step is compiled, nothing but its arguments and a few scalars is in memory."""
+    excess, real = [], loop.compile_step
+
+    def counted(*arguments):
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[3]))
+        before_test = sum(a.nbytes for a in there)
+        excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "compile_step", counted)
+    there = jax.live_arrays()
+    train(small_config(), tmp_path, quiet=True)
+    assert excess[0] < 4096
+
+
+def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
+    """Counts the compiler's events between batches; implicit transfers are refused in the step."""
+    events, at_batch, real_put, real_compile = [], [], loop.put_batch, loop.compile_step
+
+    def listen(name, seconds, **_):
+        if "backend_compile" in name:
+            events.append(name)
+
+    def put_batch(*arguments):
+        at_batch.append(len(events))
+        return real_put(*arguments)
+
+    def guarded_compile(*arguments):
+        compiled, needed = real_compile(*arguments)
+
+        def step(*inputs):
+            with jax.transfer_guard("disallow"):
+                return compiled(*inputs)
+
+        return step, needed
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    monkeypatch.setattr(loop, "put_batch", put_batch)
+    monkeypatch.setattr(loop, "compile_step", guarded_compile)
+    train(small_config(), tmp_path, quiet=True)
+    assert events and at_batch[0] < at_batch[1]
+    assert len(set(at_batch[1:])) == 1
+
+
 # --------------------------------------------------------------------------------------------------
 # Interruption
 # --------------------------------------------------------------------------------------------------
@@ -120,24 +163,6 @@ def run_command(workdir, *options, wait=True):
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     return process
-
-
-def wait_for_step(process, workdir, step):
-    path = workdir / "metrics.jsonl"
-    for _ in range(2400):
-        if path.is_file() and any(line.get("step", 0) >= step for line in _whole_lines(path)):
-            return
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    raise TimeoutError
-
-
-def _whole_lines(path):
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # being written
-            continue
 
 
 def exact(workdir):
@@ -191,127 +216,6 @@ def test_twenty_kills_at_random_moments(tmp_path, uninterrupted):
         np.testing.assert_array_equal(got[name], want[name])
     print(f"killed {kills} times")
     assert kills >= 5
-
-
-# --------------------------------------------------------------------------------------------------
-# Devices and processes
-# --------------------------------------------------------------------------------------------------
-
-ON_DEVICES = """
-import os, sys, jax
-devices, data, fsdp, workdir = sys.argv[1:5]
-jax.config.update("jax_num_cpu_devices", int(devices))
-from pathlib import Path
-from tests.training.small_run import small_config
-from tvt_jax import parallel
-from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
-from tvt_jax.config import MeshConfig, ValidationConfig
-from tvt_jax.training.loop import train
-if "JAX_PROCESS_ID" in os.environ:
-    parallel.start_processes()
-parallel._MIN_SPLIT_ELEMENTS = 8  # split even the small arrays of this test
-settings = small_config(
-    steps=4, ema_decay=0.9, mesh=MeshConfig(int(data), int(fsdp)),
-    validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=1, crop=32, lpips=False),
-)
-settings.data.batch_size = 8
-if len(sys.argv) > 5:
-    settings.steps = int(sys.argv[5])
-train(settings, Path(workdir), quiet=True)
-"""
-
-
-def start_on_devices(devices, data, fsdp, workdir, *more, env=None):
-    arguments = [*map(str, (devices, data, fsdp, workdir)), *map(str, more)]
-    command = [sys.executable, "-c", ON_DEVICES, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(env or {})})
-
-
-def run_on_devices(*arguments, **options):
-    assert start_on_devices(*arguments, **options).wait() == 0
-
-
-@pytest.fixture(scope="module")
-def on_one_device(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("one")
-    run_on_devices(1, 1, 1, workdir)
-    return workdir
-
-
-def losses(workdir):
-    """Losses and validation PSNR of every step."""
-    validation = read_metrics(workdir, "validation/psnr")
-    return [
-        (line["loss"], other["validation/psnr"])
-        for line, other in zip(read_metrics(workdir), validation, strict=True)
-    ]
-
-
-@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)], ids=["data", "fsdp"])
-def test_eight_devices_compute_what_one_does(tmp_path, mesh, on_one_device):
-    run_on_devices(8, *mesh, tmp_path)
-    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
-
-
-def test_a_checkpoint_moves_to_another_mesh(tmp_path, on_one_device):
-    run_on_devices(8, 2, 4, tmp_path, 2)
-    run_on_devices(4, 4, 1, tmp_path)
-    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start_two_processes(workdir, *more):
-    address = f"127.0.0.1:{free_port()}"
-    return [
-        start_on_devices(
-            2,
-            2,
-            2,
-            workdir,
-            *more,
-            env={
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(index),
-            },
-        )  # fmt: skip
-        for index in range(2)
-    ]
-
-
-def test_two_processes_train_together_and_one_goes_on(tmp_path, on_one_device):
-    processes = start_two_processes(tmp_path, 2)
-    assert [process.wait() for process in processes] == [0, 0]
-    assert (tmp_path / "model" / "vae" / "config.json").is_file()
-    run_on_devices(1, 1, 1, tmp_path)
-    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
-    want, got = read_weights(on_one_device), read_weights(tmp_path)
-    for name in want:
-        np.testing.assert_allclose(got[name], want[name], atol=1e-5)
-
-
-def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
-    processes = start_two_processes(tmp_path, 100_000)
-    wait_for_step_of(tmp_path, 3)
-    processes[1].send_signal(signal.SIGTERM)
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
-    assert saved == read_metrics(tmp_path)[-1]["step"]
-
-
-def wait_for_step_of(workdir, step):
-    for _ in range(2400):
-        if (workdir / "metrics.jsonl").is_file() and any(
-            line.get("step", 0) >= step for line in _whole_lines(workdir / "metrics.jsonl")
-        ):
-            return
-        time.sleep(0.05)
-    raise TimeoutError
 
 
 # --------------------------------------------------------------------------------------------------
@@ -470,48 +374,3 @@ def test_other_frozen_weights_are_another_run(tmp_path):
 def test_buckets_are_no_workdir(tmp_path):
     with pytest.raises(UserError, match="mount the bucket"):
         train(small_config(), Path("gs://bucket/run"), quiet=True)
-
-
-def test_weights_are_on_the_devices_once(tmp_path, monkeypatch):
-    """When the step is compiled, nothing but its arguments and a few scalars is in memory."""
-    excess, real = [], loop.compile_step
-
-    def counted(*arguments):
-        held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[3]))
-        before_test = sum(a.nbytes for a in there)
-        excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
-        return real(*arguments)
-
-    monkeypatch.setattr(loop, "compile_step", counted)
-    there = jax.live_arrays()
-    train(small_config(), tmp_path, quiet=True)
-    assert excess[0] < 4096
-
-
-def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
-    """Counts the compiler's events between batches; implicit transfers are refused in the step."""
-    events, at_batch, real_put, real_compile = [], [], loop.put_batch, loop.compile_step
-
-    def listen(name, seconds, **_):
-        if "backend_compile" in name:
-            events.append(name)
-
-    def put_batch(*arguments):
-        at_batch.append(len(events))
-        return real_put(*arguments)
-
-    def guarded_compile(*arguments):
-        compiled, needed = real_compile(*arguments)
-
-        def step(*inputs):
-            with jax.transfer_guard("disallow"):
-                return compiled(*inputs)
-
-        return step, needed
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    monkeypatch.setattr(loop, "put_batch", put_batch)
-    monkeypatch.setattr(loop, "compile_step", guarded_compile)
-    train(small_config(), tmp_path, quiet=True)
-    assert events and at_batch[0] < at_batch[1]
-    assert len(set(at_batch[1:])) == 1

@@ -12,8 +12,7 @@ import safetensors.numpy
 import torch
 
 from tests.support.small_sd import write_small_sd, write_small_vae
-from tests.training.small_run import read_metrics
-from tests.training.test_loop import wait_for_step
+from tests.training.small_run import read_metrics, wait_for_step
 
 ROOT = Path(__file__).parent.parent.parent
 LOSSES = ("loss", "l2", "vsd", "critic")

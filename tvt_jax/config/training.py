@@ -180,7 +180,7 @@ class TrainConfig:
         Raises:
           UserError: a crop is not a multiple of it.
         """
-        for name in ("data.crop", *(["validation.crop"] if self.validation.folder else [])):
+        for name in ("data.crop", "validation.crop"):
             if self._field(name) % downsampling:
                 raise UserError(
                     f"--config.{name}={self._field(name)} is not a multiple of the VAE's "

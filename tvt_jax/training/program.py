@@ -44,6 +44,11 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
 def place(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple[TrainState, Any, Stage]:
     """Puts the state before the first step onto the devices.
 
+    Args:
+      stage: with its parameters, host arrays.
+      config: of the run.
+      mesh: of the devices.
+
     Returns: (state, frozen parameters, the stage without its own copies of either).
     """
 

@@ -1,0 +1,124 @@
+"""A run over many devices and over two processes computes what one device does."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.small_run import read_metrics, read_weights, wait_for_step
+
+ROOT = Path(__file__).parent.parent.parent
+ON_DEVICES = """
+import os, sys, jax
+devices, data, fsdp, workdir = sys.argv[1:5]
+jax.config.update("jax_num_cpu_devices", int(devices))
+from pathlib import Path
+from tests.training.small_run import small_config
+from tvt_jax import parallel
+from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
+from tvt_jax.config import MeshConfig, ValidationConfig
+from tvt_jax.training.loop import train
+if "JAX_PROCESS_ID" in os.environ:
+    parallel.start_processes()
+parallel._MIN_SPLIT_ELEMENTS = 8  # split even the small arrays of this test
+settings = small_config(
+    steps=4, ema_decay=0.9, mesh=MeshConfig(int(data), int(fsdp)),
+    validation=ValidationConfig(str(HELDOUT_PHOTOGRAPHS), every=1, crop=32, lpips=False),
+)
+settings.data.batch_size = 8
+if len(sys.argv) > 5:
+    settings.steps = int(sys.argv[5])
+train(settings, Path(workdir), quiet=True)
+"""
+
+
+def start_on_devices(devices, data, fsdp, workdir, *more, env=None):
+    arguments = [*map(str, (devices, data, fsdp, workdir)), *map(str, more)]
+    command = [sys.executable, "-c", ON_DEVICES, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(env or {})})
+
+
+def run_on_devices(*arguments, **options):
+    assert start_on_devices(*arguments, **options).wait() == 0
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    run_on_devices(1, 1, 1, workdir)
+    return workdir
+
+
+def losses(workdir):
+    """Losses and validation PSNR of every step."""
+    validation = read_metrics(workdir, "validation/psnr")
+    return [
+        (line["loss"], other["validation/psnr"])
+        for line, other in zip(read_metrics(workdir), validation, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)], ids=["data", "fsdp"])
+def test_eight_devices_compute_what_one_does(tmp_path, mesh, on_one_device):
+    run_on_devices(8, *mesh, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
+
+
+def test_a_checkpoint_moves_to_another_mesh(tmp_path, on_one_device):
+    run_on_devices(8, 2, 4, tmp_path, 2)
+    run_on_devices(4, 4, 1, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start_two_processes(workdir, *more):
+    address = f"127.0.0.1:{free_port()}"
+    return [
+        start_on_devices(
+            2,
+            2,
+            2,
+            workdir,
+            *more,
+            env={
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(index),
+            },
+        )  # fmt: skip
+        for index in range(2)
+    ]
+
+
+def test_two_processes_train_together_and_one_goes_on(tmp_path, on_one_device):
+    processes = start_two_processes(tmp_path, 2)
+    assert [process.wait() for process in processes] == [0, 0]
+    assert (tmp_path / "model" / "vae" / "config.json").is_file()
+    run_on_devices(1, 1, 1, tmp_path)
+    np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
+    want, got = read_weights(on_one_device), read_weights(tmp_path)
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], atol=1e-5)
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
+    processes = start_two_processes(tmp_path, 100_000)
+    try:
+        wait_for_step(processes[1], tmp_path, 3)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:  # they would go on for hours
+        for process in processes:
+            process.kill()
+    saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert saved == read_metrics(tmp_path)[-1]["step"]
