@@ -35,16 +35,16 @@ lint: $(VENV)/.test-installed
 
 # Full-width networks with random weights in PyTorch and here: minutes and about 12 GB of memory.
 parity-full: $(VENV)/.test-installed
-	$(CPU) $(BIN)/python -m tests.parity_full
+	$(CPU) $(BIN)/python -m tests.comparisons.parity_full
 
 # The tagger likewise, from files of the release's size: 6 GB of disk and memory.
 tagger-full: $(VENV)/.test-installed
-	$(CPU) $(BIN)/python -m tests.tagger_full
+	$(CPU) $(BIN)/python -m tests.comparisons.tagger_full
 
 # A training step of stage 3 at full size on a GPU, PyTorch beside ours. Both need builds for CUDA:
 # jax[cuda12] and a CUDA torch in .venv.
 step-speed: $(VENV)/.test-installed lpips
-	$(BIN)/python -m tests.step_speed
+	$(BIN)/python -m tests.comparisons.step_speed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity

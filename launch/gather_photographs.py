@@ -22,14 +22,14 @@ from PIL import Image
 from launch.debian_pictures import debian_package, read_debian_package, read_rcc
 from launch.reserved_pictures import find_reserved, read_reserved
 from launch.text_pictures import fonts_of, text_picture
-from tvt_jax.atomic_write import atomic_file
 from tvt_jax.cli import run
-from tvt_jax.data.pictures import BadPicture, decode_picture
+from tvt_jax.downloads import user_cache
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.text_legibility import text_fonts
+from tvt_jax.files import atomic_file
+from tvt_jax.images import BadPicture, decode_picture
 from tvt_jax.inference.image_files import find_pictures, write_image
 from tvt_jax.progress import progress
-from tvt_jax.user_cache import user_cache
 
 PHOTOGRAPHS = Path(__file__).with_name("photographs.tsv")
 LIST = "photographs.tsv"  # in the output: what is there and where it comes from

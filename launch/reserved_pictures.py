@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from tvt_jax.cli import run
-from tvt_jax.data.pictures import BadPicture, decode_picture, picture_suffixes
+from tvt_jax.images import BadPicture, decode_picture, picture_suffixes
 
 RESERVED = Path(__file__).with_name("reserved_pictures.tsv")
 # Of 128 bits. Photographs that have nothing to do with each other differ in about 64.

@@ -30,7 +30,7 @@ def small_release(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_model(small_release, tmp_path_factory):
     """The model folder that the converter makes of the small release."""
-    from tvt_jax.weights.official import convert_official
+    from tvt_jax.conversion.official import convert_official
 
     output = tmp_path_factory.mktemp("model") / "model"
     convert_official(
@@ -59,7 +59,7 @@ def tagger_files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tagger_models(tagger_files, tmp_path_factory):
     """Model folders with nothing but a tagger: "ram" plain, "dape" with its adapters."""
-    from tvt_jax.weights.tagger import convert_tagger
+    from tvt_jax.conversion.tagger import convert_tagger
 
     folders = {}
     for kind, dape in (("ram", None), ("dape", tagger_files / "dape.pth")):

@@ -17,12 +17,12 @@ from tvt_jax.config import (
     RestorationTrainConfig,
     VAETrainConfig,
 )
+from tvt_jax.conversion.replication import replicated_config
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
+from tvt_jax.models.networks import abstract_network
 from tvt_jax.training.state import split_trained
-from tvt_jax.weights.model_folder import abstract_network
 from tvt_jax.weights.names import torch_tensors
-from tvt_jax.weights.replication import replicated_config
 
 ROOT = Path(__file__).parent.parent
 # Configuration file -> its variants, `small` and `tiny` apart.

@@ -6,9 +6,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.support.small_release import without_mid_blocks
+from tvt_jax.benchmarks.complexity import unet_cost, vae_cost
 from tvt_jax.config import SD21_TEXT_ENCODER, UNETS, VAES
-from tvt_jax.evaluation.complexity import unet_cost, vae_cost
-from tvt_jax.weights.model_folder import abstract_network
+from tvt_jax.models.networks import abstract_network
 from tvt_jax.weights.names import torch_tensors
 
 

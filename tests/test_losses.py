@@ -25,7 +25,7 @@ from tvt_jax.losses import (
     reconstruction_loss,
 )
 from tvt_jax.models.layers import Conv2d, InitKeys
-from tvt_jax.weights.model_folder import abstract_network
+from tvt_jax.models.networks import abstract_network
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import torch_tensors_as_numpy
 

@@ -9,7 +9,7 @@ from tvt_jax.errors import UserError
 
 def complexity() -> None:
     """Print parameters and multiply-adds of every network, beside the paper's figures."""
-    from tvt_jax.evaluation.complexity import complexity_report
+    from tvt_jax.benchmarks.complexity import complexity_report
 
     print(complexity_report())
 
@@ -25,8 +25,8 @@ def data(
       rounds: how often to measure; the median is told.
       images: in a round.
     """
-    from tvt_jax.evaluation.data_speed import degradation_speed_report
-    from tvt_jax.evaluation.pipeline_speed import pipeline_speed_report
+    from tvt_jax.benchmarks.data_speed import degradation_speed_report
+    from tvt_jax.benchmarks.pipeline_speed import pipeline_speed_report
 
     print(degradation_speed_report(against_reference, crop, rounds, images))
     print()
@@ -49,7 +49,7 @@ def step(
       vae: architecture of a frozen VAE whose folder the configuration does not name: VAE-D4,
         VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
     """
-    from tvt_jax.evaluation.step_speed import step_speed
+    from tvt_jax.benchmarks.step_speed import step_speed
 
     settings = _settings(config, batch_size)
     result = step_speed(settings, steps, vae)
@@ -80,7 +80,7 @@ def memory(
         VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from tvt_jax.evaluation.step_memory import tpu_step_memory
+    from tvt_jax.benchmarks.step_memory import tpu_step_memory
 
     settings = _settings(config, batch_size)
     settings.mesh.fsdp = fsdp or settings.mesh.fsdp

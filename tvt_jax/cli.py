@@ -1,4 +1,4 @@
-"""What all commands share: typed options, one-line errors, exit status."""
+"""What all commands share: environment, typed options, one-line errors, exit status."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from tvt_jax.downloads import user_cache
 from tvt_jax.errors import UserError
 
 
@@ -22,13 +23,21 @@ def run(command: Callable[..., Any] | Mapping[str, Callable[..., Any]], prog: st
     """
     import tyro
 
-    # XLA's C++ log lines are for its developers.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    set_jax_environment()
     with user_errors_exit():
         if callable(command):
             tyro.cli(command, prog=prog)
         else:
             tyro.extras.subcommand_cli_from_dict(dict(command), prog=prog)
+
+
+def set_jax_environment() -> None:
+    """Sets what JAX reads when it is imported; what the user has set stays.
+
+    Compiled programs are kept on disk, so that the second run of a command starts at once.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's C++ log lines
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "xla"))
 
 
 @contextlib.contextmanager

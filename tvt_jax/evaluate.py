@@ -16,11 +16,9 @@ def vae(model: list[Path], input: Path, output: Path | None = None, quiet: bool 
         output: report in JSON with the protocol, versions and the values of each picture.
         quiet: print nothing but the table and errors.
     """
-    from tvt_jax.compilation import enable_compilation_cache
     from tvt_jax.evaluation.vae_report import evaluate_vaes, vae_table
 
     _check_report_file(output)
-    enable_compilation_cache()
     report = evaluate_vaes(model, input, quiet)
     print(vae_table(report))
     _write_report(output, report)
@@ -47,11 +45,9 @@ def images(
         output: report in JSON with the protocol, versions and the values of each picture.
         quiet: print nothing but the table and errors.
     """
-    from tvt_jax.compilation import enable_compilation_cache
     from tvt_jax.evaluation.images_report import compare_images, images_table
 
     _check_report_file(output)
-    enable_compilation_cache()
     report = compare_images(pred, ref, [m.strip() for m in metrics.split(",")], quiet)
     print(images_table(report))
     _write_report(output, report)
@@ -79,12 +75,10 @@ def restoration(
         output: folder for the report in JSON and all pictures.
         quiet: print nothing but the table and errors.
     """
-    from tvt_jax.compilation import enable_compilation_cache
     from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
 
     if output is not None and output.is_file():
         raise UserError(f"--output {output} is a file, and a folder is wanted here.")
-    enable_compilation_cache()
     methods = [name.strip() for name in against.split(",") if name.strip()]
     methods += [str(folder) for folder in model]
     report = evaluate_restoration(methods, degradation, text, output, quiet)
@@ -99,8 +93,7 @@ def _check_report_file(output: Path | None) -> None:
 
 
 def _write_report(output: Path | None, report: dict[str, Any]) -> None:
-    from tvt_jax.atomic_write import atomic_file
-    from tvt_jax.weights.model_folder import write_json
+    from tvt_jax.files import atomic_file, write_json
 
     if output is not None:
         with atomic_file(output) as temporary:

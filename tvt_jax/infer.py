@@ -56,14 +56,12 @@ def infer(
         return
 
     from tvt_jax.bundled import SMALL_MODEL
-    from tvt_jax.compilation import enable_compilation_cache
-    from tvt_jax.inference.prompt import NO_TEXT_ENCODER
     from tvt_jax.inference.tag_files import TagFile
     from tvt_jax.inference.upscaler import Upscaler
     from tvt_jax.progress import progress
+    from tvt_jax.text import NO_TEXT_ENCODER
 
     file = None if tags is None else TagFile(tags)
-    enable_compilation_cache()
     if model is None:
         model = SMALL_MODEL
         if not quiet:

@@ -38,11 +38,9 @@ def tag(
     paths = [path for one in input for path, _ in find_pictures(one)]
     file = None if output is None else TagFile(output)
 
-    from tvt_jax.compilation import enable_compilation_cache
     from tvt_jax.inference.tagging import load_tagger
     from tvt_jax.progress import progress
 
-    enable_compilation_cache()
     tagger = load_tagger(model, dtype, batch_size)
     readable: list[Path] = []
     images = _read(paths, readable)

@@ -7,17 +7,14 @@ command again to resume. On several machines, start it on each with `--distribut
 """
 
 import logging as python_logging
-import os
 import sys
 import warnings
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from tvt_jax.cli import user_errors_exit
+from tvt_jax.cli import set_jax_environment, user_errors_exit
 from tvt_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
@@ -28,6 +25,7 @@ _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but errors.")
 
 def main(argv: list[str]) -> None:
     """Trains as configured; see the module's docstring."""
+    set_jax_environment()
     with user_errors_exit():
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]}; options start with --.")
@@ -47,13 +45,11 @@ def main(argv: list[str]) -> None:
         sys.unraisablehook = _report
         warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
-        from tvt_jax.compilation import enable_compilation_cache
         from tvt_jax.parallel import start_processes
         from tvt_jax.training.loop import train
 
         if _DISTRIBUTED.value:
             start_processes()
-        enable_compilation_cache()
         train(config, Path(_WORKDIR.value), quiet=_QUIET.value)
 
 

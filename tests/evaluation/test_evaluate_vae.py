@@ -23,16 +23,12 @@ from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import network_call, vae_report
-from tvt_jax.evaluation.metrics import cut_border, luma, psnr, ssim
 from tvt_jax.evaluation.reconstruction import reconstruct, reconstruct_batch
 from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
 from tvt_jax.inference.image_files import read_image
-from tvt_jax.weights.model_folder import (
-    abstract_network,
-    init_network,
-    load_network,
-    save_network,
-)
+from tvt_jax.metrics.image_quality import cut_border, luma, psnr, ssim
+from tvt_jax.models.networks import abstract_network, init_network
+from tvt_jax.weights.model_folder import load_network, save_network
 from tvt_jax.weights.names import params_to_torch
 
 SMALL = VAEConfig(

@@ -13,8 +13,8 @@ from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import quality
 from tvt_jax.evaluation.images_report import compare_images
-from tvt_jax.evaluation.metrics import luma, psnr, ssim
 from tvt_jax.inference.image_files import read_image
+from tvt_jax.metrics.image_quality import luma, psnr, ssim
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from tvt_jax import evaluate
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import quality, restoration_report
-from tvt_jax.evaluation.metrics import luma, psnr, ssim
 from tvt_jax.evaluation.public_benchmark import degrade
 from tvt_jax.evaluation.restoration_methods import (
     METHODS,
@@ -26,6 +25,7 @@ from tvt_jax.evaluation.restoration_methods import (
 from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
 from tvt_jax.inference.image_files import read_image
 from tvt_jax.inference.upscaler import Upscaler
+from tvt_jax.metrics.image_quality import luma, psnr, ssim
 
 PHOTOGRAPHS = sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
 PICTURES = {

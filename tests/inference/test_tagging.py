@@ -20,11 +20,11 @@ from tvt_jax.data.sources import open_sources
 from tvt_jax.errors import UserError
 from tvt_jax.infer import infer
 from tvt_jax.inference.image_files import read_image, write_image
-from tvt_jax.inference.prompt import EncodedText, build_prompt
 from tvt_jax.inference.tag_files import TagFile
 from tvt_jax.inference.tagging import _class_probabilities, load_tagger, resize
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.prepare import prepare
+from tvt_jax.text import EncodedText, build_prompt
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ram_files.golden()

@@ -18,9 +18,9 @@ from tvt_jax.errors import UserError
 from tvt_jax.infer import infer
 from tvt_jax.inference import sizing
 from tvt_jax.inference.image_files import read_image, write_image
-from tvt_jax.inference.prompt import build_prompt, make_text_encoder
 from tvt_jax.inference.sizing import enlarge, plan_sizes
 from tvt_jax.inference.upscaler import Upscaler
+from tvt_jax.text import build_prompt, make_text_encoder
 from tvt_jax.weights.model_folder import load_network
 from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds
 

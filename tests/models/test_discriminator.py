@@ -12,7 +12,7 @@ from flax import nnx
 from tests.support.parity import BLOCK_TOLERANCE, max_difference, nchw, nhwc, noise
 from tests.support.torch_discriminator import nlayer_discriminator, parameters_of
 from tvt_jax.config import DiscriminatorConfig
-from tvt_jax.weights.model_folder import abstract_network, init_network
+from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import torch_tensors_as_numpy
 

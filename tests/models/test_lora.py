@@ -99,7 +99,7 @@ def test_fresh_adapters_are_the_identity_and_count_as_lora():
         attention_head_dim=2,
         norm_num_groups=8,
     )
-    from tvt_jax.weights.model_folder import init_network
+    from tvt_jax.models.networks import init_network
 
     network = init_network("unet", config, 0)
     model = network(network.params)

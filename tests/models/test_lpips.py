@@ -11,8 +11,8 @@ from tests.support.parity import max_difference, nchw, nhwc, noise
 from tvt_jax.config import LPIPS_NETS, LPIPSConfig
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lpips import LPIPS, _unit
+from tvt_jax.models.networks import abstract_network
 from tvt_jax.weights.lpips import load_lpips
-from tvt_jax.weights.model_folder import abstract_network
 
 TOLERANCE = 1e-5  # on distances of about 0.5
 TINY = LPIPSConfig((8, 8), (2, 1), (3, 3), (1, 1), (1, 1), (0, 2))

@@ -14,6 +14,7 @@ from tests.support.parity import convert_module, max_difference, nchw, noise
 from tests.support.torch_tagger import TorchTagger
 from tvt_jax.config import TaggerConfig
 from tvt_jax.models import swin
+from tvt_jax.models.networks import abstract_network
 from tvt_jax.models.swin import (
     PatchMerging,
     SwinTransformerBlock,
@@ -22,7 +23,7 @@ from tvt_jax.models.swin import (
     split_windows,
 )
 from tvt_jax.models.tagger import RAM
-from tvt_jax.weights.model_folder import abstract_network, load_network
+from tvt_jax.weights.model_folder import load_network
 
 # Float32 sums of up to 512 terms of magnitude 1, in another order.
 ACTIVATION_TOLERANCE = 2e-5

@@ -27,12 +27,13 @@ from tests.support.parity import (
 from tests.support.small_release import randomise
 from tvt_jax.config import CE_UNET, PRUNED_UNET, SD21_UNET, UNetConfig
 from tvt_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D
+from tvt_jax.models.networks import init_network
 from tvt_jax.models.unet import (
     BasicTransformerBlock,
     Transformer2DModel,
     timestep_embedding,
 )
-from tvt_jax.weights.model_folder import init_network, load_network
+from tvt_jax.weights.model_folder import load_network
 
 
 def shrink(config, divisor, groups):

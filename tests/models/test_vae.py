@@ -22,15 +22,11 @@ from tests.support.parity import (
 )
 from tests.support.small_release import randomise, vae_d4
 from tvt_jax.config import VAEConfig
+from tvt_jax.files import write_json
 from tvt_jax.models.layers import Downsample2D
+from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.models.vae import Attention, sample_posterior
-from tvt_jax.weights.model_folder import (
-    abstract_network,
-    init_network,
-    load_network,
-    save_network,
-    write_json,
-)
+from tvt_jax.weights.model_folder import load_network, save_network
 from tvt_jax.weights.names import params_to_torch, torch_tensors
 
 GROUPS = 8

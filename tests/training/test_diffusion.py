@@ -23,12 +23,12 @@ from tvt_jax.config import (
     UNetConfig,
     ValidationConfig,
 )
+from tvt_jax.conversion.replication import replicated_config, replicated_tensors
 from tvt_jax.errors import UserError
+from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.training.diffusion import PREVIEW_TIMESTEP, make_stage, random_embeds
 from tvt_jax.training.loop import _identity, train
 from tvt_jax.weights.model_folder import (
-    abstract_network,
-    init_network,
     load_network,
     open_network,
     read_scheduler_config,
@@ -36,7 +36,6 @@ from tvt_jax.weights.model_folder import (
 )
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.prompt_embeds import load_prompt_embeds
-from tvt_jax.weights.replication import replicated_config, replicated_tensors
 
 SMALL_UNET = UNetConfig(
     block_out_channels=(8, 16),

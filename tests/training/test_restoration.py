@@ -46,6 +46,7 @@ from tvt_jax.config import (
 from tvt_jax.data.samples import Collate, heldout_samples
 from tvt_jax.errors import UserError
 from tvt_jax.inference.upscaler import Upscaler
+from tvt_jax.models.networks import init_network
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training import loop
 from tvt_jax.training.loop import train
@@ -53,7 +54,7 @@ from tvt_jax.training.restoration import make_stage
 from tvt_jax.training.state import init_state
 from tvt_jax.training.step import make_step
 from tvt_jax.weights.adapters import ADAPTER_FILE
-from tvt_jax.weights.model_folder import init_network, open_network, save_network
+from tvt_jax.weights.model_folder import open_network, save_network
 from tvt_jax.weights.names import params_to_torch
 
 ROOT = Path(__file__).parent.parent.parent

@@ -25,12 +25,13 @@ from tvt_jax.config import (
 from tvt_jax.errors import UserError
 from tvt_jax.models.discriminator import NLayerDiscriminator
 from tvt_jax.models.layers import InitKeys
+from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training.loop import train
 from tvt_jax.training.state import init_state
 from tvt_jax.training.step import make_step
 from tvt_jax.training.vae import _teacher_encoder, make_stage
-from tvt_jax.weights.model_folder import abstract_network, init_network, save_network
+from tvt_jax.weights.model_folder import save_network
 from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.tensor_files import torch_tensors_as_numpy
 

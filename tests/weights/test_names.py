@@ -11,7 +11,7 @@ from tests.support.parity import max_difference
 from tests.support.small_release import sd_unet
 from tvt_jax.config import UNetConfig
 from tvt_jax.errors import UserError
-from tvt_jax.weights.model_folder import abstract_network
+from tvt_jax.models.networks import abstract_network
 from tvt_jax.weights.names import (
     assert_same_structure,
     params_from_torch,

@@ -23,10 +23,10 @@ from etils import epath
 
 from tvt_jax.config import PAIR_LAYOUTS
 from tvt_jax.data import storage
-from tvt_jax.data.pictures import BadPicture
 from tvt_jax.data.shard_writer import Filters, Hashed, ShardTask, finished_report, write_shard
 from tvt_jax.data.sources import MANIFEST, PLAN, SHARDS_FORMAT, Listed, list_pictures, read_file
 from tvt_jax.errors import UserError
+from tvt_jax.images import BadPicture
 
 _HASHED_TOGETHER = 200
 

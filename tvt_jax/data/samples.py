@@ -11,9 +11,9 @@ from PIL import Image
 from tvt_jax.config import QUALITY_WORDS, DataConfig, DegradationConfig, ValidationConfig
 from tvt_jax.data.degradation import degrade, draw_recipe
 from tvt_jax.data.pairs import pair_factor
-from tvt_jax.data.pictures import BadPicture, decode_picture
 from tvt_jax.data.sources import Sample, Source, open_source
 from tvt_jax.errors import UserError
+from tvt_jax.images import BadPicture, decode_picture
 
 PROMPT_TOKENS = 77  # CLIP's fixed length
 # As many unusable pictures in a row mean that there is hardly a usable one.

@@ -20,10 +20,10 @@ from PIL import Image
 
 from tvt_jax.data import storage
 from tvt_jax.data.pairs import pair_factor
-from tvt_jax.data.pictures import BadPicture, decode_picture
 from tvt_jax.data.records import Record, encode_record
 from tvt_jax.data.sources import Listed, read_file
 from tvt_jax.errors import UserError
+from tvt_jax.images import BadPicture, decode_picture
 
 # [H, W, 3] uint8 pictures of any sizes -> the tags of each.
 TagImages = Callable[[list[np.ndarray]], list[list[str]]]

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 from tvt_jax.config import PAIR_LAYOUTS, DataConfig
 from tvt_jax.data import storage
 from tvt_jax.data.pairs import folder_pairs, layout_pairs
-from tvt_jax.data.pictures import BadPicture, picture_suffixes
 from tvt_jax.data.records import BadRecord, decode_record
 from tvt_jax.errors import UserError
+from tvt_jax.images import BadPicture, picture_suffixes
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"

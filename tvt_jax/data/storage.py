@@ -11,8 +11,8 @@ from typing import Any
 
 from etils import epath
 
-from tvt_jax.atomic_write import atomic_file
 from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
 
 
 def as_path(text: str) -> epath.Path:

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from tvt_jax.data.degradation.kernels import bell_kernel
-from tvt_jax.data.pictures import decode_picture
+from tvt_jax.downloads import Wheel, wheel_files
 from tvt_jax.evaluation.restoration_methods import SCALE
-from tvt_jax.pypi import Wheel, wheel_files
+from tvt_jax.images import decode_picture
 
 CROP = 512  # px
 DEGRADATIONS = ("realistic", "bicubic")

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.metrics import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.metrics.image_quality import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.models.networks import Network
 from tvt_jax.weights.lpips import load_lpips
-from tvt_jax.weights.model_folder import Network
 
 BORDER = 4  # px
 MIN_SIDE = 32  # px; AlexNet's last features of smaller pictures are empty

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.network_call import call_network
 from tvt_jax.inference.sizing import pad
-from tvt_jax.weights.model_folder import Network
+from tvt_jax.metrics.network_call import call_network
+from tvt_jax.models.networks import Network
 
 
 def reconstruct(vae: Network, image: np.ndarray) -> np.ndarray:

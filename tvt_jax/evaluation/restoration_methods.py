@@ -72,10 +72,8 @@ def load_method(name: str) -> Method:
         return lambda image: _resize(image, _FILTERS[name])
     if name in _NCNN_NETWORKS:
         return _load_ncnn(_NCNN_NETWORKS[name])
-    from tvt_jax.compilation import enable_compilation_cache
     from tvt_jax.inference.upscaler import Upscaler
 
-    enable_compilation_cache()
     upscaler = Upscaler.from_folder(name)
     return lambda image: upscaler(image, SCALE)
 

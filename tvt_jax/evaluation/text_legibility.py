@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tvt_jax.downloads import wheel_files
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.public_benchmark import MATPLOTLIB
-from tvt_jax.pypi import wheel_files
 
 PAGES = 12
 _SIZE = 512  # px

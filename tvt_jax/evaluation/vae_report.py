@@ -12,13 +12,14 @@ import numpy as np
 
 from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.metrics import cut_border, lpips, luma, psnr, ssim
 from tvt_jax.evaluation.quality import BORDER, MIN_SIDE, mean_values, table_cell, versions
 from tvt_jax.evaluation.reconstruction import reconstruct_batch
 from tvt_jax.inference.image_files import find_pictures, read_image
+from tvt_jax.metrics.image_quality import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.models.networks import Network
 from tvt_jax.progress import progress
 from tvt_jax.weights.lpips import load_lpips
-from tvt_jax.weights.model_folder import Network, load_network, network_folder
+from tvt_jax.weights.model_folder import load_network, network_folder
 
 _BATCH_PIXELS = 2**20  # small pictures of one size go through the networks together
 

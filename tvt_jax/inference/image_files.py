@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tvt_jax.atomic_write import atomic_file
-from tvt_jax.data.pictures import BadPicture, decode_picture
 from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
+from tvt_jax.images import BadPicture, decode_picture
 
 READABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 WRITABLE = READABLE
@@ -91,7 +91,7 @@ def _check_format(path: Path, option: str = "--input") -> None:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Reads a picture as RGB, by the rules of `tvt_jax.data.pictures.decode_picture`.
+    """Reads a picture as RGB, by the rules of `tvt_jax.images.decode_picture`.
 
     Returns: [H, W, 3] uint8.
     Raises:

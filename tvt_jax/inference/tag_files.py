@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tvt_jax.atomic_write import atomic_file
 from tvt_jax.errors import UserError
-from tvt_jax.weights.tensor_files import read_json
+from tvt_jax.files import atomic_file, read_json
 
 
 class TagFile:

@@ -14,11 +14,12 @@ from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import COLOR_FIXES, color_fix
-from tvt_jax.inference.prompt import EncodedText, StoredText, load_text
 from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.memory import compile_to_fit
+from tvt_jax.models.networks import Network
 from tvt_jax.models.vae import sample_posterior
-from tvt_jax.weights.model_folder import Network, load_network, read_scheduler_config
+from tvt_jax.text import EncodedText, StoredText, load_text
+from tvt_jax.weights.model_folder import load_network, read_scheduler_config
 
 DTYPES = ("auto", "float32", "bfloat16")
 POSTERIORS = ("mean", "sample")

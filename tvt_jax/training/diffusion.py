@@ -18,19 +18,17 @@ from flax import nnx
 from tvt_jax.config import DiffusionTrainConfig, SchedulerConfig
 from tvt_jax.diffusion import add_noise, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
+from tvt_jax.files import write_json
 from tvt_jax.losses import denoising_loss
+from tvt_jax.models.networks import Network, abstract_network, init_network
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.training.state import Stage, parameter_names
 from tvt_jax.weights.model_folder import (
-    Network,
-    abstract_network,
-    init_network,
     load_into,
     load_network,
     network_folder,
     open_network,
     save_network,
-    write_json,
 )
 from tvt_jax.weights.names import params_to_torch
 from tvt_jax.weights.prompt_embeds import (

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tvt_jax.atomic_write import atomic_file
 from tvt_jax.checkpoint import Checkpoints, abstract_like
 from tvt_jax.config import TrainConfig
 from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
 from tvt_jax.parallel import make_mesh, put_batch, replicated, to_host
 from tvt_jax.training.metrics_log import MetricsLog, StepRecord
 from tvt_jax.training.program import check_batch, compile_step, device_bytes, make_stage, place

@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tvt_jax.atomic_write import atomic_file
 from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,9 +21,11 @@ import numpy as np
 from flax import nnx
 
 from tvt_jax.config import RestorationTrainConfig
+from tvt_jax.conversion.latent_channels import inverse_interpolation
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
+from tvt_jax.models.networks import Network
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.training.restoration_networks import (
     make_critic,
@@ -34,10 +36,8 @@ from tvt_jax.training.restoration_networks import (
 from tvt_jax.training.state import Stage
 from tvt_jax.training.text import load_text
 from tvt_jax.weights.adapters import split_trained_params
-from tvt_jax.weights.latent_channels import inverse_interpolation
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
-    Network,
     load_network,
     network_folder,
     open_network,

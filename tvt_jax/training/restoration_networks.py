@@ -13,12 +13,13 @@ import numpy as np
 from flax import nnx
 
 from tvt_jax.config import VAE_ENCODER_LORA, LoRAConfig, RestorationTrainConfig, UNetConfig
+from tvt_jax.conversion.generator import open_generator, shared_with_sd
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
+from tvt_jax.models.networks import Network, abstract_network
 from tvt_jax.training.state import num_parameters, split_trained
 from tvt_jax.weights.adapters import Adapters, merged_tensors, split_trained_params
-from tvt_jax.weights.generator import open_generator, shared_with_sd
-from tvt_jax.weights.model_folder import Network, abstract_network, open_network
+from tvt_jax.weights.model_folder import open_network
 from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
 from tvt_jax.weights.tensor_files import Tensors
 

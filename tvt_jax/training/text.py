@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tvt_jax.inference.prompt import make_text_encoder
+from tvt_jax.text import make_text_encoder
 from tvt_jax.weights.model_folder import load_network
 from tvt_jax.weights.prompt_embeds import has_prompt_embeds, load_prompt_embeds
 from tvt_jax.weights.tokenizer import load_tokenizer, tokenize

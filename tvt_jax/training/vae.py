@@ -29,13 +29,11 @@ from tvt_jax.losses import (
     kl_loss,
     reconstruction_loss,
 )
+from tvt_jax.models.networks import Network, abstract_network, init_network
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.training.state import Stage, parameter_names, split_trained
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
-    Network,
-    abstract_network,
-    init_network,
     load_into,
     load_network,
     network_folder,

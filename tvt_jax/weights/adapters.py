@@ -17,9 +17,9 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from tvt_jax.atomic_write import atomic_file
 from tvt_jax.config import LoRAConfig
 from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
 from tvt_jax.weights.names import TorchTensor
 from tvt_jax.weights.tensor_files import Tensors, open_tensors
 

@@ -11,7 +11,6 @@ tagger/        config.json  model.safetensors, and RAM's two lists (optional)
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,13 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from tvt_jax.atomic_write import atomic_file
-from tvt_jax.config import (
-    DiscriminatorConfig,
-    LPIPSConfig,
-    SchedulerConfig,
-    TaggerConfig,
-    TextEncoderConfig,
-    UNetConfig,
-    VAEConfig,
-)
+from tvt_jax.config import SchedulerConfig
 from tvt_jax.errors import UserError
-from tvt_jax.models.discriminator import NLayerDiscriminator
-from tvt_jax.models.layers import InitKeys
-from tvt_jax.models.lpips import LPIPS
-from tvt_jax.models.tagger import RAM
-from tvt_jax.models.text_encoder import CLIPTextModel
-from tvt_jax.models.unet import UNet2DConditionModel
-from tvt_jax.models.vae import AutoencoderKL
+from tvt_jax.files import atomic_file, read_json, write_json
+from tvt_jax.models.networks import KINDS, Network, abstract_network
 from tvt_jax.weights.adapters import with_adapters
 from tvt_jax.weights.names import params_from_torch, params_to_torch
-from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, read_json
+from tvt_jax.weights.tensor_files import Tensors, open_network_tensors
 
 # transformers before version 5 put everything of the text encoder under this prefix, SD 2.1's
 # files have it, and later versions read it, so it is what we write.
@@ -64,66 +49,6 @@ _CLASSES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class NetworkKind:
-    """What a subfolder holds: its configuration class, its module, the stem of its weight file."""
-
-    config: type
-    module: type[nnx.Module]
-    stem: str
-
-
-KINDS = {
-    "vae": NetworkKind(VAEConfig, AutoencoderKL, "diffusion_pytorch_model"),
-    "unet": NetworkKind(UNetConfig, UNet2DConditionModel, "diffusion_pytorch_model"),
-    "text_encoder": NetworkKind(TextEncoderConfig, CLIPTextModel, "model"),
-    "tagger": NetworkKind(TaggerConfig, RAM, "model"),
-    # Of training and evaluation; not part of a model folder.
-    "discriminator": NetworkKind(DiscriminatorConfig, NLayerDiscriminator, "model"),
-    "lpips": NetworkKind(LPIPSConfig, LPIPS, "model"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network's structure and weights, kept apart so that functions of both can be compiled.
-
-    Attributes:
-      kind: a key of `KINDS`.
-      config: its configuration.
-      dtype: of the computation.
-      graph: its structure, for `nnx.merge(graph, params)`.
-      params: pure `nnx.State` of arrays.
-    """
-
-    kind: str
-    config: Any
-    dtype: Any
-    graph: nnx.GraphDef
-    params: nnx.State
-
-    def __call__(self, params: nnx.State) -> nnx.Module:
-        """Puts parameters into the structure; free under jit."""
-        return nnx.merge(self.graph, params)
-
-    def with_dtype(self, dtype: Any) -> "Network":
-        """The same weights (not copied), computing in another dtype."""
-        graph = nnx.graphdef(abstract_network(self.kind, self.config, dtype=dtype))
-        return dataclasses.replace(self, dtype=jnp.dtype(dtype), graph=graph)
-
-
-def abstract_network(kind: str, config: Any, **options: Any) -> nnx.Module:
-    """Builds the module of a subfolder's kind with shapes only.
-
-    Args:
-      kind: a key of `KINDS`.
-      config: the network's configuration.
-      options: `dtype`, `param_dtype`, `remat` of the module.
-    """
-    module = KINDS[kind].module
-    return nnx.eval_shape(lambda: module(config, rngs=InitKeys(None), **options))
-
-
 def read_network_config(folder: Path, kind: str) -> Any:
     """Reads `config.json` of `folder` (a network's own folder).
 
@@ -133,7 +58,7 @@ def read_network_config(folder: Path, kind: str) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a {kind} folder: it has no config.json.")
-    return KINDS[kind].config.from_json(read_json(path), str(path))
+    return KINDS[kind][0].from_json(read_json(path), str(path))
 
 
 def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
@@ -144,7 +69,7 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
       UserError: the folder is incomplete or damaged.
     """
     config = read_network_config(folder, kind)
-    tensors = open_network_tensors(folder, KINDS[kind].stem)
+    tensors = open_network_tensors(folder, _stem(kind))
     if kind == "text_encoder":
         tensors = tensors.renamed(
             lambda name: None
@@ -154,6 +79,11 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
     if kind == "vae":
         tensors = tensors.renamed(_new_attention_name)
     return config, with_adapters(folder, kind, tensors)
+
+
+def _stem(kind: str) -> str:
+    """Name of the weight file of a kind of network, as diffusers or transformers have it."""
+    return "diffusion_pytorch_model" if kind in ("vae", "unet") else "model"
 
 
 def network_folder(folder: Path, kind: str) -> Path:
@@ -186,21 +116,6 @@ def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **option
     model = abstract_network(kind, config, dtype=dtype, param_dtype=param_dtype, **options)
     params = params_from_torch(model, tensors, param_dtype, str(folder))
     return Network(kind, config, jnp.dtype(dtype), nnx.graphdef(model), params)
-
-
-def init_network(kind: str, config: Any, seed: int, **options: Any) -> Network:
-    """Builds a network with random weights, float32.
-
-    Args:
-      kind: a key of `KINDS`.
-      config: the network's configuration.
-      seed: of the initialisation.
-      options: `dtype`, `remat` of the module.
-    """
-    module = KINDS[kind].module(config, rngs=InitKeys(seed), **options)
-    graph, params = nnx.split(module)
-    dtype = jnp.dtype(options.get("dtype", jnp.float32))
-    return Network(kind, config, dtype, graph, nnx.as_pure(params))
 
 
 def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
@@ -264,7 +179,7 @@ def save_network(
         prefix + name: np.ascontiguousarray(np.asarray(tensors[name], dtype=jnp.dtype(dtype)))
         for name in tensors
     }
-    path = folder / f"{KINDS[kind].stem}.safetensors"
+    path = folder / f"{_stem(kind)}.safetensors"
     with atomic_file(path) as temporary:
         try:
             safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
@@ -283,12 +198,6 @@ def read_scheduler_config(model: Path) -> SchedulerConfig:
     """
     path = model / "scheduler" / "scheduler_config.json"
     return SchedulerConfig.from_json(read_json(path), str(path))
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON object with sorted keys and a final newline."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_model_index(model: Path) -> None:

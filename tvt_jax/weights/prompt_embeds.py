@@ -11,8 +11,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tvt_jax.atomic_write import atomic_file
 from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
 from tvt_jax.weights.tensor_files import Tensors, open_tensors
 
 FILE = "prompt_embeds.safetensors"

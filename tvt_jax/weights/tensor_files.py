@@ -1,7 +1,6 @@
 """Safe, lazy reading of weight files: safetensors, and pickles without running their code."""
 
 import contextlib
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 import safetensors
 
 from tvt_jax.errors import UserError
+from tvt_jax.files import check_is_file, read_json
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pth", ".pt")
 # Trainers leave objects of these packages in their checkpoints. They are read as inert stand-ins;
@@ -139,7 +139,7 @@ def _open_sharded(folder: Path, index_name: str) -> Tensors:
 
 
 def _open_safetensors(path: Path) -> Tensors:
-    _check_is_file(path)
+    check_is_file(path)
     try:
         file = safetensors.safe_open(path, framework="numpy")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -157,7 +157,7 @@ def load_pickle(path: Path) -> Any:
       UserError: PyTorch is not installed, the file is missing or damaged, or it wants to import
         anything but tensors (such a file could run any program).
     """
-    _check_is_file(path)
+    check_is_file(path)
     try:
         import torch
     except ImportError as error:
@@ -232,26 +232,3 @@ def torch_tensors_as_numpy(tensors: Mapping[str, Any], source: str) -> Tensors:
         return tensor.numpy()
 
     return Tensors(source, {k: tuple(v.shape) for k, v in tensors.items()}, read)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      UserError: the file is missing or is not a JSON object.
-    """
-    _check_is_file(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} does not hold a JSON object; download it again.")
-    return values
-
-
-def _check_is_file(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, and a file is wanted here.")
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.")

@@ -1,0 +1,1 @@
+"""Cost, speed and memory of the networks, the data pipeline and the training step."""

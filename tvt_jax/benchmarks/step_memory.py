@@ -1,0 +1,155 @@
+"""Memory of a training step on a TPU slice, from the compiler, without a TPU."""
+
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from tvt_jax.benchmarks.stand_ins import batch_shapes, stand_in_vae, with_stand_ins
+from tvt_jax.config import TrainConfig
+from tvt_jax.errors import UserError
+from tvt_jax.memory import compile_program
+from tvt_jax.models.attention import compiling_for
+from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings
+from tvt_jax.training.program import make_stage
+from tvt_jax.training.restoration import Forward
+from tvt_jax.training.state import Stage, init_state
+from tvt_jax.training.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """What a step takes of each device.
+
+    Attributes:
+      devices: how many devices the step runs on.
+      held: bytes of weights, optimizer states and the batch.
+      temporary: bytes of everything that lives during the step only.
+      flops: floating-point operations of a device in a step.
+      seconds: of compilation.
+    """
+
+    devices: int
+    held: int
+    temporary: int
+    flops: float
+    seconds: float
+
+
+def tpu_step_memory(
+    config: TrainConfig,
+    topology: str,
+    quick: bool,
+    separate_bases: bool = False,
+    vae: str | None = None,
+) -> StepMemory:
+    """Compiles the step of a run for a TPU slice.
+
+    Networks whose folders the configuration does not name are the paper's; see `with_stand_ins`.
+
+    Args:
+      config: of the run.
+      topology: chip and arrangement, for example "v5e:2x4".
+      quick: compile with little effort, in much less time; the memory then differs from that of
+        a real run.
+      separate_bases: of stage 3: give generator, teacher and critic a UNet each, for comparison.
+      vae: as of `stand_in_vae`.
+
+    Raises:
+      UserError: `vae` is needed or unknown, the TPU compiler is not installed, the topology is
+        unknown, or the step does not fit the chip's memory (the message has the compiler's
+        figures).
+    """
+    vae = stand_in_vae(config, vae)
+    mesh = make_mesh(config.mesh, _devices(topology))
+    with tempfile.TemporaryDirectory() as folder, compiling_for("tpu"):
+        config = with_stand_ins(config, Path(folder), vae)
+        stage = make_stage(config)
+        if separate_bases:
+            stage = _with_separate_bases(stage)
+        arguments = _arguments(stage, config, mesh)
+        stage = dataclasses.replace(stage, params=arguments[0].params, frozen=None)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments)
+        step = jax.jit(
+            make_step(stage, config, mesh),
+            donate_argnums=0,
+            out_shardings=(shardings[0], replicated(mesh)),
+        )
+        if quick:
+            jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        start = time.perf_counter()
+        with jax.set_mesh(mesh):
+            compiled = compile_program(
+                step.lower(*arguments),
+                f"a training step on {topology}",
+                "lower --batch-size or raise --fsdp",
+            )
+    analysis, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return StepMemory(
+        devices=mesh.size,
+        held=analysis.argument_size_in_bytes,
+        temporary=analysis.temp_size_in_bytes,
+        flops=cost["flops"],
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _devices(topology: str) -> list:
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu").devices
+    except Exception as error:  # the plugin raises many kinds
+        raise UserError(
+            f"no TPU compiler for {topology} ({str(error).splitlines()[0]}); install it with "
+            "`pip install libtpu` and name a slice such as v5e:2x4."
+        ) from error
+
+
+class _SeparateBases(Forward):
+    """Stage 3 as it is without sharing: each of the three networks reads weights of its own."""
+
+    def teacher_params(self, frozen):
+        return frozen["teacher"]
+
+    def critic_params(self, frozen):
+        return frozen["critic"]
+
+    def unet_params(self, frozen):
+        return frozen["generator"]
+
+
+def _with_separate_bases(stage: Stage) -> Stage:
+    forward = stage.gradients.__self__
+    frozen = {name: tree for name, tree in stage.frozen.items() if name not in ("sd", "unet")}
+    frozen |= {"teacher": stage.frozen["sd"], "critic": stage.frozen["sd"]}
+    frozen["generator"] = forward.unet_params(stage.frozen)
+    values = {field.name: getattr(forward, field.name) for field in dataclasses.fields(forward)}
+    gradients = _SeparateBases(**values).gradients
+    return dataclasses.replace(stage, frozen=frozen, gradients=gradients)
+
+
+def _arguments(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple:
+    """(state, frozen, batch, key) of a step as shapes with shardings."""
+
+    def placed(tree, shardings):
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            shardings,
+        )
+
+    state = jax.eval_shape(lambda: init_state(stage, config))
+    batch = batch_shapes(stage, config)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return (
+        placed(state, state_shardings(state, mesh)),
+        placed(stage.frozen, state_shardings(stage.frozen, mesh)),
+        placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
+        placed(key, replicated(mesh)),
+    )
