@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from tvt_jax import pypi
+from tvt_jax import downloads
 from tvt_jax.downloads import Wheel, wheel_files
 from tvt_jax.errors import UserError
 
@@ -41,7 +41,7 @@ def test_a_wheel_is_fetched_once(cache, monkeypatch):
                 archive.writestr(path, content)
         return folder / "x.whl"
 
-    monkeypatch.setattr(pypi, "_download", download)
+    monkeypatch.setattr(downloads, "_download", download)
     first, second = wheel_files(WHEEL), wheel_files(WHEEL)
     assert first == second == {path: cache / path for path in DATA} and len(calls) == 1
     assert {path: file.read_bytes() for path, file in first.items()} == DATA
@@ -55,7 +55,7 @@ def test_an_installed_package_is_used_if_it_has_the_same_files(cache, tmp_path, 
     site = tmp_path / "site"
     write(site, {**DATA, "some_package_x/__init__.py": b"raise ImportError('imported')"})
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(pypi, "_download", no_download)
+    monkeypatch.setattr(downloads, "_download", no_download)
     assert wheel_files(WHEEL) == {path: site / path for path in DATA}
     write(site, {"some_package_x/b.txt": b"another version"})
     write(cache, DATA)

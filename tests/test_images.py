@@ -138,7 +138,7 @@ def test_whatever_a_reader_raises_is_a_bad_picture(monkeypatch, error):
 
 
 def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
-    from tvt_jax.data import pictures
+    from tvt_jax import images as pictures
 
     monkeypatch.setattr(pictures, "_LARGE", 50)
     inside, most, guard = 0, 0, threading.Lock()

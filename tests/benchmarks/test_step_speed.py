@@ -18,13 +18,13 @@ from tests.support.small_sd import write_small_sd, write_small_vae
 from tests.support.torch_restoration import RestorationSettings, TorchRestoration
 from tests.training.small_restoration import small_restoration
 from tests.training.small_run import SMALL_VAE, small_config
+from tvt_jax.benchmarks import stand_ins
+from tvt_jax.benchmarks import step_speed as step_speed_module
 from tvt_jax.benchmarks.complexity import multiply_adds
 from tvt_jax.benchmarks.stand_ins import stand_in_vae, with_stand_ins
 from tvt_jax.benchmarks.step_speed import _flops, peak_tflops, step_speed
 from tvt_jax.config import SD21_UNET, RestorationLossConfig, VAELossConfig, read_config
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import stand_ins
-from tvt_jax.evaluation import step_speed as step_speed_module
 from tvt_jax.models.attention import _PLAIN_SCORES, dot_product_attention
 from tvt_jax.training.program import make_stage
 

@@ -79,7 +79,7 @@ def write(folder: Path, options) -> dict:
 
 def convert(folder: Path, options, kind: str) -> dict:
     """Converts as the command does."""
-    from tvt_jax.weights import tagger
+    from tvt_jax.conversion import tagger
 
     if options.ram_data is None:  # made-up lists in the place of those that we do not have
         for name in tagger._SHA256:

@@ -14,11 +14,11 @@ import torch
 from tests.support import ram_files
 from tests.support.parity import max_difference
 from tvt_jax.config import RAM_SWIN_LARGE, TaggerConfig
+from tvt_jax.conversion import tagger as tagger_weights
 from tvt_jax.conversion.official import convert_official
 from tvt_jax.conversion.tagger import convert_tagger, open_tagger, read_tag_lists
 from tvt_jax.errors import UserError
 from tvt_jax.models.networks import abstract_network
-from tvt_jax.weights import tagger as tagger_weights
 from tvt_jax.weights.model_folder import read_network_config
 from tvt_jax.weights.names import torch_tensors
 

@@ -22,10 +22,11 @@ from tvt_jax import config, evaluate
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import VAEConfig
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import network_call, vae_report
+from tvt_jax.evaluation import vae_report
 from tvt_jax.evaluation.reconstruction import reconstruct, reconstruct_batch
 from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
 from tvt_jax.inference.image_files import read_image
+from tvt_jax.metrics import network_call
 from tvt_jax.metrics.image_quality import cut_border, luma, psnr, ssim
 from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.weights.model_folder import load_network, save_network

@@ -6,7 +6,7 @@ import torch
 
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import nchw
-from tvt_jax.evaluation import network_call
+from tvt_jax.metrics import network_call
 from tvt_jax.metrics.image_quality import cut_border, lpips, luma, psnr, ssim
 from tvt_jax.weights.lpips import load_lpips
 
