@@ -13,9 +13,9 @@ import torch
 from tests.support.lpips_package import PACKAGE_NAMES, import_lpips, trunk_state
 from tvt_jax import convert
 from tvt_jax.config import LPIPS_NETS
+from tvt_jax.conversion import lpips
 from tvt_jax.conversion.lpips import convert_lpips, fetch_lpips
 from tvt_jax.errors import UserError
-from tvt_jax.conversion import lpips
 from tvt_jax.weights.lpips import load_lpips, lpips_folder
 
 NET = "alexnet"  # a sixth of VGG16's size

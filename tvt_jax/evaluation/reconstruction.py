@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from tvt_jax import restoration
 from tvt_jax.errors import UserError
 from tvt_jax.inference.sizing import pad
 from tvt_jax.metrics.network_call import call_network
@@ -35,6 +36,7 @@ def reconstruct_batch(vae: Network, images: np.ndarray) -> np.ndarray:
 
 
 def _reconstruct(module, images):
-    mean, _, skips = module.encode(images.astype(jnp.float32) / 127.5 - 1.0)
-    output = (module.decode(mean, skips) + 1.0) * 127.5
+    output = (
+        restoration.reconstruct(module, images.astype(jnp.float32) / 127.5 - 1.0) + 1.0
+    ) * 127.5
     return jnp.clip(jnp.round(output), 0, 255).astype(jnp.uint8), jnp.isfinite(output).all()

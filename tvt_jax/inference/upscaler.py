@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvt_jax.bundled import SMALL_MODEL
-from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod, predict_clean
+from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import COLOR_FIXES, color_fix
 from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
-from tvt_jax.models.vae import sample_posterior
+from tvt_jax.restoration import restore
 from tvt_jax.text import EncodedText, StoredText, load_text
 from tvt_jax.weights.model_folder import load_network, read_scheduler_config
 
@@ -207,14 +207,14 @@ def _one_step(vae, unet, alpha_bar, sample, vae_params, unet_params, image, cont
 
     Returns: (image [H, W, 3] float32 in [0, 1], whether all of it is finite).
     """
-    vae_module, unet_module = vae(vae_params), unet(unet_params)
-    scaling = vae.config.scaling_factor
     pixels = image.astype(jnp.float32)[None] / 127.5 - 1.0
-    mean, logvar, skips = vae_module.encode(pixels)
-    latent = scaling * (sample_posterior(mean, logvar, key) if sample else mean)
-    noise = unet_module(latent, jnp.full((1,), ONE_STEP_TIMESTEP), context)
-    clean = predict_clean(latent, noise, alpha_bar)
-    restored = vae_module.decode(clean / scaling, skips)[0]
+    restored, _ = restore(
+        vae(vae_params), unet(unet_params), pixels, context,
+        scaling_factor=vae.config.scaling_factor,
+        alpha_bar=alpha_bar,
+        key=key if sample else None,
+    )  # fmt: skip
+    restored = restored[0]
     # Clamped before the colour fix, as in the release.
     return jnp.clip(restored, -1.0, 1.0) * 0.5 + 0.5, jnp.isfinite(restored).all()
 

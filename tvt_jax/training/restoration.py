@@ -26,7 +26,7 @@ from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, pred
 from tvt_jax.errors import UserError
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
 from tvt_jax.models.networks import Network
-from tvt_jax.models.vae import sample_posterior
+from tvt_jax.restoration import restore
 from tvt_jax.training.restoration_networks import (
     make_critic,
     make_generator,
@@ -271,12 +271,13 @@ class Forward:
         """(image [B, H, W, 3] in [-1, 1], clean latent [B, h, w, C], scaled)."""
         vae = nnx.merge(self.vae, generator["vae"], frozen["vae"])
         unet = nnx.merge(self.unet, generator["unet"], self.unet_params(frozen))
-        mean, logvar, skips = vae.encode(lr)
-        sampled = self.config.sample_posterior and key is not None
-        latent = self.scaling * (sample_posterior(mean, logvar, key) if sampled else mean)
-        noise = unet(latent, jnp.full((lr.shape[0],), ONE_STEP_TIMESTEP), context)
-        clean = predict_clean(latent, noise, self.alpha_bar[ONE_STEP_TIMESTEP])
-        return jnp.clip(vae.decode(clean / self.scaling, skips), -1.0, 1.0), clean
+        image, latent = restore(
+            vae, unet, lr, context,
+            scaling_factor=self.scaling,
+            alpha_bar=self.alpha_bar[ONE_STEP_TIMESTEP],
+            key=key if self.config.sample_posterior else None,
+        )  # fmt: skip
+        return jnp.clip(image, -1.0, 1.0), latent
 
     def _image_loss(self, image, target, frozen):
         loss = self.config.loss
