@@ -16,7 +16,7 @@ LAYERS = (
     {"restoration", "parallel", "checkpoint", "weights"},
     {"conversion", "text", "data", "metrics"},
     {"training", "inference", "evaluation", "benchmarks"},
-    {"train", "infer", "tag", "convert", "prepare", "evaluate", "bench", "demo"},
+    {"train", "infer", "tag", "convert", "gather", "prepare", "evaluate", "bench", "demo"},
 )
 # The only imports between folders of one row.
 SIDEWAYS = {

@@ -88,5 +88,21 @@ def tagger(ram: Path, ram_data: Path, output: Path, dape: Path | None = None) ->
     print(f"wrote {output / 'tagger'}")
 
 
+def bundle(
+    teacher: Path | None = None, unet: Path | None = None, model: Path | None = None
+) -> None:
+    """Put small networks that were trained here into the package, as float16.
+
+    Args:
+        teacher: VAE folder that configs/pretrain_vae.py:small made.
+        unet: result of configs/pretrain_unet.py:small.
+        model: result of configs/stage3.py:small, or a VAE of stage 2 without a UNet.
+    """
+    from tvt_jax.conversion.bundle import bundle_small_model
+
+    print(f"weights in the package: {bundle_small_model(teacher, unet, model) / 1e6:.1f} MB")
+
+
 if __name__ == "__main__":
-    run({"official": official, "tagger": tagger, "lpips": lpips}, prog="python -m tvt_jax.convert")
+    commands = {"official": official, "tagger": tagger, "lpips": lpips, "bundle": bundle}
+    run(commands, prog="python -m tvt_jax.convert")

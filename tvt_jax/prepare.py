@@ -50,9 +50,9 @@ def prepare(
         runner_options: Beam's own options, in one text: "--direct_num_workers=4 ...".
         quiet: print nothing but errors.
     """
-    from tvt_jax.data.preparation import Settings, prepare_shards
-    from tvt_jax.data.runners import run_in_processes, run_in_threads, run_on_beam
-    from tvt_jax.data.shard_writer import Filters, write_shard
+    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+    from tvt_jax.data.preparation.runners import run_in_processes, run_in_threads, run_on_beam
+    from tvt_jax.data.preparation.shard_writer import Filters, write_shard
     from tvt_jax.errors import UserError
 
     settings = Settings(

@@ -58,8 +58,8 @@ def test_beam_writes_the_same_bytes(folder, plain, tmp_path, options):
 
 
 def test_beam_finishes_what_a_plain_run_began(folder, plain, tmp_path):
-    from tvt_jax.data.preparation import Settings, prepare_shards
-    from tvt_jax.data.shard_writer import Filters
+    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+    from tvt_jax.data.preparation.shard_writer import Filters
 
     def stop_after_two(function, tasks, what):
         for task in tasks[:2]:

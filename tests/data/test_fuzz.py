@@ -9,7 +9,7 @@ from tests.data.test_pipeline import config
 from tests.data.test_preparation import prepare, records
 from tests.support.pictures import odd_pictures
 from tvt_jax.data.pipeline import batches
-from tvt_jax.data.runners import run_in_processes
+from tvt_jax.data.preparation.runners import run_in_processes
 from tvt_jax.images import BadPicture, decode_picture
 
 COUNT = 500

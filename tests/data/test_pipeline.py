@@ -263,8 +263,8 @@ def test_pairs_that_do_not_fit_are_skipped(tmp_path):
 
 def test_pairs_and_other_pictures_do_not_mix_without_degradation(tmp_path, folder):
     write_pair(tmp_path / "Canon/Train/4", tmp_path / "Canon/Train/4", "Canon_001_HR", 1)
-    from tvt_jax.data.preparation import Settings, prepare_shards
-    from tvt_jax.data.runners import run_in_processes
+    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+    from tvt_jax.data.preparation.runners import run_in_processes
 
     settings = Settings(inputs=(str(folder),), paired_lr=(str(folder),))
     prepare_shards(str(tmp_path / "shards"), settings, run_in_processes(1, True))
@@ -278,9 +278,9 @@ def test_tags_become_tokens(tmp_path, folder):
     from transformers import CLIPTokenizer
 
     from tests.support.small_tokenizer import write_tokenizer
-    from tvt_jax.data.preparation import Settings, prepare_shards
-    from tvt_jax.data.runners import run_in_threads
-    from tvt_jax.data.shard_writer import write_shard
+    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+    from tvt_jax.data.preparation.runners import run_in_threads
+    from tvt_jax.data.preparation.shard_writer import write_shard
 
     def tag_images(images):
         return [["a cat", f"mark {image[0, 0, 0]}"] for image in images]
@@ -365,8 +365,8 @@ def test_degraded_batches_are_the_same_however_they_are_made(large):
 def test_real_pairs_are_not_degraded(large, tmp_path):
     """In a mixture, pictures with LR keep it and the others get one."""
     write_pair(tmp_path / "hr", tmp_path / "lr", "a", 4, 80, 80)
-    from tvt_jax.data.preparation import Settings, prepare_shards
-    from tvt_jax.data.runners import run_in_processes
+    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+    from tvt_jax.data.preparation.runners import run_in_processes
 
     settings = Settings((str(tmp_path / "hr"),), paired_lr=(str(tmp_path / "lr"),))
     prepare_shards(str(tmp_path / "shards"), settings, run_in_processes(1, True))

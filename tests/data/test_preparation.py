@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.support.pictures import encode, noise, write_pictures
-from tvt_jax.data.preparation import Settings, prepare_shards
+from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+from tvt_jax.data.preparation.runners import run_in_processes, run_in_threads
+from tvt_jax.data.preparation.shard_writer import Filters, write_shard
 from tvt_jax.data.records import decode_record
-from tvt_jax.data.runners import run_in_processes, run_in_threads
-from tvt_jax.data.shard_writer import Filters, write_shard
 from tvt_jax.data.sources import ShardSource
 from tvt_jax.errors import UserError
 from tvt_jax.images import decode_picture

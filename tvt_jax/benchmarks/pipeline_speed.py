@@ -13,8 +13,8 @@ from PIL import Image
 from tvt_jax.bundled import TRAIN_PHOTOGRAPHS
 from tvt_jax.config import DEGRADATIONS, DataConfig
 from tvt_jax.data.pipeline import batches
-from tvt_jax.data.preparation import Settings, prepare_shards
-from tvt_jax.data.runners import run_in_processes
+from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+from tvt_jax.data.preparation.runners import run_in_processes
 from tvt_jax.progress import progress
 
 _SIZE = (1536, 1024)  # px; about LSDIR's pictures

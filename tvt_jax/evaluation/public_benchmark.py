@@ -3,7 +3,7 @@
     LR -> a method -> four times as large -> compared with the picture
 
 Everything is fixed: the pictures by their hashes, the crops by their coordinates, the degradation
-by the picture's name. The pictures are never trained on; `launch/reserved_pictures.tsv` has them.
+by the picture's name. Nobody trains on the pictures: `assets/photographs/reserved.tsv` has them.
 """
 
 import io

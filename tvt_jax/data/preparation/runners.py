@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from tvt_jax.data.preparation import RunTasks, Task
+from tvt_jax.data.preparation.prepare import RunTasks, Task
 from tvt_jax.data.worker_process import limit_threads_of_children, start_worker
 from tvt_jax.errors import UserError
 from tvt_jax.progress import progress

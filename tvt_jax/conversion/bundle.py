@@ -1,10 +1,4 @@
-"""Puts the trained small networks into the package, in half precision.
-
-    python -m launch.bundle_small_model --teacher runs/teacher/model/vae --unet runs/unet/model \
-        --model runs/stage3/model
-
-The last step of building the bundled model; its model card has the others.
-"""
+"""Trained small networks into the package, in half precision: how the bundled model is made."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from tvt_jax.bundled import ASSETS, SMALL_MODEL, SMALL_TEACHER, SMALL_UNET
-from tvt_jax.cli import run
 from tvt_jax.errors import UserError
 from tvt_jax.weights.model_folder import (
     network_folder,
@@ -25,15 +18,17 @@ from tvt_jax.weights.prompt_embeds import FILE as PROMPT_EMBEDS
 _MOST_BYTES = 10e6  # of all weights in the package
 
 
-def bundle(
-    teacher: Path | None = None, unet: Path | None = None, model: Path | None = None
-) -> None:
-    """Copy networks into the package, as float16.
+def bundle_small_model(teacher: Path | None, unet: Path | None, model: Path | None) -> int:
+    """Copies networks into the package, as float16.
 
     Args:
-        teacher: VAE folder that configs/pretrain_vae.py:small made.
-        unet: result of configs/pretrain_unet.py:small.
-        model: result of configs/stage3.py:small, or a VAE of stage 2 without a UNet.
+      teacher: VAE folder that configs/pretrain_vae.py:small made.
+      unet: result of configs/pretrain_unet.py:small.
+      model: result of configs/stage3.py:small, or a VAE of stage 2 without a UNet.
+
+    Returns: bytes of all weights in the package.
+    Raises:
+      UserError: a folder is incomplete, or the weights do not fit float16 or the package.
     """
     if teacher is not None:
         _halve(network_folder(teacher, "vae"), SMALL_TEACHER, "vae")
@@ -50,9 +45,11 @@ def bundle(
     if model is not None and (SMALL_MODEL / "unet").is_dir():
         write_model_index(SMALL_MODEL)
     size = sum(path.stat().st_size for path in ASSETS.rglob("*.safetensors"))
-    print(f"weights in the package: {size / 1e6:.1f} MB")
     if size > _MOST_BYTES:
-        raise UserError(f"that is more than {_MOST_BYTES / 1e6:.0f} MB.")
+        raise UserError(
+            f"weights in the package: {size / 1e6:.1f} MB, more than {_MOST_BYTES / 1e6:.0f} MB."
+        )
+    return size
 
 
 def _halve(source: Path, target: Path, kind: str) -> None:
@@ -61,7 +58,3 @@ def _halve(source: Path, target: Path, kind: str) -> None:
     if too_large:
         raise UserError(f"{source}: beyond the range of float16: {', '.join(too_large)}.")
     save_network(target, kind, config, tensors, "float16")
-
-
-if __name__ == "__main__":
-    run(bundle, prog="python -m launch.bundle_small_model")

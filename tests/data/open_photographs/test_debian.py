@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from launch.debian_pictures import debian_package, read_debian_package, read_rcc
 from tests.support.debian_files import deb, rcc
+from tvt_jax.data.open_photographs.debian import debian_package, read_debian_package, read_rcc
 from tvt_jax.errors import UserError
 
 FILES = {"usr/share/a.txt": b"one", "usr/share/deep/b.bin": bytes(range(256)) * 9, "c": b""}

@@ -1,78 +1,52 @@
-"""Gathers the open photographs that the small model is trained on, and checks them.
+"""Open photographs for training: taken out of Debian packages, checked, shrunk, and listed.
 
-    python -m launch.gather_photographs --output PHOTOGRAPHS --text 500
-    python -m tvt_jax.train --config ... --config.data.train=PHOTOGRAPHS
-
-`photographs.tsv` lists them: Debian package, path in it, licence, what is seen, how strongly it is
-compressed, the scale at which it is sharp, and the SHA-256 of the file. They come from Debian 12's
-packages, which apt-get downloads (510 MB) and nothing installs.
+`assets/photographs/open_photographs.tsv` lists them: Debian package, path in it, licence, what is
+seen, how strongly it is compressed, the scale at which it is sharp, and the SHA-256 of the file.
+They come from Debian 12's packages, which apt-get downloads (510 MB) and nothing installs.
 """
 
 import csv
 import hashlib
 import io
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from launch.debian_pictures import debian_package, read_debian_package, read_rcc
-from launch.reserved_pictures import find_reserved, read_reserved
-from launch.text_pictures import fonts_of, text_picture
-from tvt_jax.cli import run
+from tvt_jax.bundled import ASSETS
+from tvt_jax.data import storage
+from tvt_jax.data.open_photographs.debian import debian_package, read_debian_package, read_rcc
+from tvt_jax.data.open_photographs.reserved import ReservedImage, find_reserved, read_reserved
+from tvt_jax.data.open_photographs.text_images import text_image
 from tvt_jax.downloads import user_cache
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.text_legibility import text_fonts
 from tvt_jax.files import atomic_file
-from tvt_jax.images import BadPicture, decode_picture
-from tvt_jax.inference.image_files import find_pictures, write_image
+from tvt_jax.images import BadPicture, decode_picture, picture_suffixes
 from tvt_jax.progress import progress
 
-PHOTOGRAPHS = Path(__file__).with_name("photographs.tsv")
+PHOTOGRAPHS = ASSETS / "photographs" / "open_photographs.tsv"
 LIST = "photographs.tsv"  # in the output: what is there and where it comes from
 _RCC_FOLDER = "usr/share/gcompris-qt/rcc"
 _OPAQUE = 250  # of 255
-_SHOWN = 5  # photographs in a message
-_FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"))
 
 Row = dict[str, str]
 
 
-def gather(
-    output: Path,
-    packages: Path | None = None,
-    min_bits_per_px: float = 0.0,
-    min_side: int = 64,
-    text: int = 0,
-    seed: int = 0,
-    quiet: bool = False,
-) -> None:
-    """Gather the open photographs for training: checked, shrunk to where they are sharp, PNG.
+class Gathered(NamedTuple):
+    """What a run left in its output.
 
-    An interrupted run is continued by the same command. The folder also gets `photographs.tsv` with
-    the origin and licence of each picture.
-
-    Args:
-        output: the new folder of pictures, for --config.data.train or `prepare`.
-        packages: folder of Debian packages (.deb); missing ones are downloaded into it. Default: in
-            the user's cache.
-        min_bits_per_px: leave out photographs that are compressed more strongly than that.
-        min_side: leave out those with a shorter side, in px as they are written; training wants
-            at least its crop.
-        text: pictures of text to render besides, with this machine's fonts.
-        seed: of the text.
-        quiet: print nothing but errors.
+    Attributes:
+      photographs: how many are there.
+      small: how many are left out because a side is too short.
+      failed: one line for each that could not be used.
     """
-    failed = gather_photographs(
-        read_table(PHOTOGRAPHS), output, packages, min_bits_per_px, min_side, text, seed, quiet
-    )
-    if failed:
-        raise UserError(
-            f"{len(failed)} photographs are left out, all others are in {output}: {_some(failed)}."
-        )
+
+    photographs: int
+    small: int
+    failed: list[str]
 
 
 def read_table(path: Path) -> list[Row]:
@@ -89,56 +63,69 @@ def gather_photographs(
     min_side: int = 64,
     text: int = 0,
     seed: int = 0,
+    fonts: Sequence[Path] = (),
     quiet: bool = False,
-) -> list[str]:
-    """Gathers the photographs of a table; see `gather`.
+) -> Gathered:
+    """Writes the photographs of a table as PNG, with a list of their origins and licences.
+
+    An interrupted run is continued by the same call.
 
     Args:
-      table: rows with the columns of `photographs.tsv`.
-      output, packages, min_bits_per_px, min_side, text, seed, quiet: as in `gather`.
+      table: rows with the columns of `open_photographs.tsv`.
+      output: the new folder.
+      packages: folder of .deb files; missing ones are downloaded into it. None: the user's cache.
+      min_bits_per_px: leave out photographs that are compressed more strongly than that.
+      min_side: leave out those with a shorter side, in px as they are written.
+      text: images of text to render besides.
+      seed: of the text.
+      fonts: font files for the text; see `text_images.fonts_of`.
+      quiet: show no progress.
 
-    Returns: one line for each photograph that could not be used.
     Raises:
-      UserError: the output holds other pictures, a package cannot be had, or nothing is left.
+      UserError: the output holds other images, a package cannot be had, or nothing is left.
     """
     rows = [row for row in table if float(row["bits_per_px"]) >= min_bits_per_px]
     if not rows:
-        raise UserError(f"--min-bits-per-px {min_bits_per_px} leaves no photograph.")
+        raise UserError(f"min_bits_per_px={min_bits_per_px} leaves no photograph.")
     wanted = {_file_name(row): row for row in rows}
     texts = [f"text/{seed}_{number:05d}.png" for number in range(text)]
     _check_output(output, {*wanted, *texts}, min_side)
-    packages = packages or user_cache() / "debian"
     reserved, failed = read_reserved(), []
     missing = {name: row for name, row in wanted.items() if not (output / name).is_file()}
-    for name, row, data in progress(
-        _read_all(missing, packages), "photographs", quiet, total=len(missing)
-    ):
+    files = _read_all(missing, packages or user_cache() / "debian")
+    for name, row, data in progress(files, "photographs", quiet, total=len(missing)):
         try:
-            if data is None:
-                raise BadPicture("the package does not have it")
-            if hashlib.sha256(data).hexdigest() != row["sha256"]:
-                raise BadPicture("another file than the one that was checked (SHA-256)")
-            pixels = opaque_part(data)
-            if found := find_reserved(data, pixels, reserved):
-                raise BadPicture(f"reserved for evaluation as {found.path} of {found.package}")
-            pixels = shrink(pixels, float(row["useful_scale"]))
+            pixels = _checked_pixels(data, row, reserved)
             if min(pixels.shape[:2]) >= min_side:
-                write_image(output / name, pixels)
+                _write_png(output / name, pixels)
         except BadPicture as error:
             failed.append(f"{row['package']}: {row['path_in_package']}: {error}")
     there = {name: row for name, row in wanted.items() if (output / name).is_file()}
     if not there:
-        raise UserError(f"no photograph is left{': ' if failed else ''}{_some(failed)}.")
+        raise UserError(f"no photograph is left{': ' if failed else ''}{some_of(failed)}.")
     listed = [_listed(output / name, name, row) for name, row in there.items()]
-    listed += _render_texts(output, texts, [output / name for name in there], seed, quiet)
+    photographs = [output / name for name in there]
+    listed += _render_texts(output, texts, photographs, seed, fonts, quiet)
     _write_list(output / LIST, listed)
-    if not quiet:
-        small = len(wanted) - len(there) - len(failed)
-        print(
-            f"{output}: {len(there)} photographs, {len(texts)} pictures of text; "
-            f"{small} photographs are smaller than {min_side} px and left out"
-        )
-    return failed
+    return Gathered(len(there), len(wanted) - len(there) - len(failed), failed)
+
+
+def _checked_pixels(data: bytes | None, row: Row, reserved: list[ReservedImage]) -> np.ndarray:
+    """[H, W, 3] uint8 of a photograph as it is written; raises BadPicture if it must not be."""
+    if data is None:
+        raise BadPicture("the package does not have it")
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise BadPicture("another file than the one that was checked (SHA-256)")
+    pixels = opaque_part(data)
+    if found := find_reserved(data, pixels, reserved):
+        raise BadPicture(f"reserved for evaluation as {found.path} of {found.package}")
+    return shrink(pixels, float(row["useful_scale"]))
+
+
+def some_of(lines: list[str], shown: int = 5) -> str:
+    """The first few lines, and how many more there are."""
+    more = len(lines) - shown
+    return "; ".join(lines[:shown]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _file_name(row: Row) -> str:
@@ -146,30 +133,26 @@ def _file_name(row: Row) -> str:
     path = row["path_in_package"].split(":")[-1]
     for prefix in ("gcompris_src_activities_", "usr/share/"):
         path = path.removeprefix(prefix)
-    return f"{row['package']}/{os.path.splitext(path)[0].replace('/', '_')}.png"
-
-
-def _some(failed: list[str]) -> str:
-    more = len(failed) - _SHOWN
-    return "; ".join(failed[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return f"{row['package']}/{Path(path).with_suffix('').as_posix().replace('/', '_')}.png"
 
 
 def _check_output(output: Path, wanted: set[str], min_side: int) -> None:
-    """Pictures of another run must not slip into the training data."""
+    """Images of another run must not slip into the training data."""
     if output.is_file():
-        raise UserError(f"--output {output} is a file, and a folder is wanted here.")
+        raise UserError(f"output {output} is a file, and a folder is wanted here.")
     if not output.is_dir():
         return
     for half in output.rglob(".*.partial-*"):  # of a run that was killed
         half.unlink()
-    try:
-        there = {relative.as_posix(): path for path, relative in find_pictures(output, "--output")}
-    except UserError:  # no pictures yet
-        return
-    others = sorted(name for name in there if name not in wanted or _side(there[name]) < min_side)
+    others = [
+        name
+        for name in storage.list_files(storage.as_path(str(output)))
+        if Path(name).suffix.lower() in picture_suffixes()
+        and (name not in wanted or _side(output / name) < min_side)
+    ]
     if others:
         raise UserError(
-            f"--output {output} holds {len(others)} pictures that these options do not ask for "
+            f"{output} holds {len(others)} images that this run does not ask for "
             f"({others[0]}, ...); choose another folder."
         )
 
@@ -197,17 +180,17 @@ def _path(row: Row) -> str:
 
 
 def opaque_part(data: bytes) -> np.ndarray:
-    """Decodes a picture; where parts of it are transparent, the largest rectangle that is not.
+    """Decodes an image; where parts of it are transparent, the largest rectangle that is not.
 
     Returns: [H, W, 3] uint8.
     Raises:
       BadPicture: it is damaged, or transparent all over.
     """
     pixels = decode_picture(data).pixels
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.mode not in ("RGBA", "LA"):
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode not in ("RGBA", "LA"):
             return pixels
-        opaque = np.array(picture.getchannel("A")) >= _OPAQUE
+        opaque = np.array(image.getchannel("A")) >= _OPAQUE
     top, left, bottom, right = largest_rectangle(opaque)
     if bottom == top:
         raise BadPicture("transparent all over")
@@ -243,20 +226,22 @@ def shrink(pixels: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _render_texts(
-    output: Path, names: list[str], photographs: list[Path], seed: int, quiet: bool
+    output: Path,
+    names: list[str],
+    photographs: list[Path],
+    seed: int,
+    fonts: Sequence[Path],
+    quiet: bool,
 ) -> list[Row]:
-    """Renders the pictures of text that are not there; each depends on its number alone.
+    """Renders the images of text that are not there; each depends on its number alone.
 
     Returns: rows for the list, of all of them.
     """
-    if not names:
-        return []
-    fonts = fonts_of([*_FONT_FOLDERS, *{Path(font).parent for font in text_fonts()}])
     rows = []
-    for number, name in enumerate(progress(names, "text", quiet)):
-        pixels, used = text_picture(np.random.default_rng([seed, number]), fonts, photographs)
+    for number, name in enumerate(progress(names, "text", quiet or not names)):
+        pixels, used = text_image(np.random.default_rng([seed, number]), fonts, photographs)
         if not (output / name).is_file():
-            write_image(output / name, pixels)
+            _write_png(output / name, pixels)
         sources = [
             path.relative_to(output).as_posix() if output in path.parents else path.name
             for path in used
@@ -265,14 +250,19 @@ def _render_texts(
     return rows
 
 
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    with atomic_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
 def _side(path: Path) -> int:
-    with Image.open(path) as picture:
-        return min(picture.size)
+    with Image.open(path) as image:
+        return min(image.size)
 
 
 def _listed(path: Path, name: str, row: Row) -> Row:
-    with Image.open(path) as picture:
-        width, height = picture.size
+    with Image.open(path) as image:
+        width, height = image.size
     return {"file": name, "width": str(width), "height": str(height), **row}
 
 
@@ -282,7 +272,3 @@ def _write_list(path: Path, rows: list[Row]) -> None:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    run(gather, prog="python -m launch.gather_photographs")

@@ -23,7 +23,13 @@ from etils import epath
 
 from tvt_jax.config import PAIR_LAYOUTS
 from tvt_jax.data import storage
-from tvt_jax.data.shard_writer import Filters, Hashed, ShardTask, finished_report, write_shard
+from tvt_jax.data.preparation.shard_writer import (
+    Filters,
+    Hashed,
+    ShardTask,
+    finished_report,
+    write_shard,
+)
 from tvt_jax.data.sources import MANIFEST, PLAN, SHARDS_FORMAT, Listed, list_pictures, read_file
 from tvt_jax.errors import UserError
 from tvt_jax.images import BadPicture

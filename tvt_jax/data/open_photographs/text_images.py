@@ -1,4 +1,4 @@
-"""Pictures of text for training: cheap fine structure that photographs have little of."""
+"""Images of text for training: cheap fine structure that photographs have little of."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,10 +31,10 @@ def _latin(path: Path) -> bool:
         return False
 
 
-def text_picture(
+def text_image(
     rng: np.random.Generator, fonts: Sequence[Path], photographs: Sequence[Path]
 ) -> tuple[np.ndarray, list[Path]]:
-    """Draws one picture: lines of random words on a plain, shaded or photographed background.
+    """Draws one image: lines of random words on a plain, shaded or photographed background.
 
     Args:
       rng: the only source of randomness.
@@ -49,7 +49,7 @@ def text_picture(
     top = int(rng.integers(0, 20))
     while True:
         path = fonts[rng.integers(len(fonts))]
-        # Small letters are frequent in photographs, and large ones take more of the picture.
+        # Small letters are frequent in photographs, and large ones take more of the image.
         size = int(np.exp(rng.uniform(*np.log(_FONT_SIZES))))
         if top + size > SIZE:
             break
