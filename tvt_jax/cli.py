@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -42,11 +43,15 @@ def set_jax_environment() -> None:
 
 @contextlib.contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2."""
+    """Turns a `UserError` into one line on stderr and exit status 2.
+
+    Errors name parameters, `ram_data`; on the command line that is the option --ram-data.
+    """
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

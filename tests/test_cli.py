@@ -1,0 +1,14 @@
+"""What all commands share."""
+
+import pytest
+
+from tvt_jax.cli import user_errors_exit
+from tvt_jax.errors import UserError
+
+
+def test_an_error_is_one_line_that_names_options(capsys):
+    with pytest.raises(SystemExit) as status, user_errors_exit():
+        raise UserError("`ram_data` needs `ram`; try `python -m tvt_jax.convert official`.")
+    assert status.value.code == 2
+    message = "error: --ram-data needs --ram; try `python -m tvt_jax.convert official`.\n"
+    assert capsys.readouterr().err == message
