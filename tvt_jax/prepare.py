@@ -1,4 +1,4 @@
-"""`python -m tvt_jax.prepare`: folders of pictures to shards for training."""
+"""`python -m tvt_jax.prepare`: folders of images to shards for training."""
 
 import functools
 import os
@@ -27,24 +27,24 @@ def prepare(
     runner_options: str = "",
     quiet: bool = False,
 ) -> None:
-    """Write folders of pictures as ArrayRecord shards with a manifest, for training.
+    """Write folders of images as ArrayRecord shards with a manifest, for training.
 
-    Every picture is decoded once, so that training meets no damaged one. Equal files are stored
+    Every image is decoded once, so that training meets no damaged one. Equal files are stored
     once. After an interruption, the same command goes on where it stopped.
 
     Args:
-        input: folders of pictures, searched to the bottom; local or gs://.
+        input: folders of images, searched to the bottom; local or gs://.
         output: folder of the shards; give it to --config.data.train.
-        paired_lr: folders of real LR pictures, one for each input, under the same relative paths.
+        paired_lr: folders of real LR images, one for each input, under the same relative paths.
         pairs: the inputs are a public data set of real pairs in this layout (factor 4, its training
             half).
-        crop: cut pictures into tiles of this side, px, stored as PNG: reading a crop of a large
-            picture is then cheap. 0 stores the files as they are.
-        min_side: leave out pictures whose shorter side is less, px.
-        max_flat: leave out pictures (or tiles) of which a larger share is flat; try 0.5.
-        tag_with: folder of a tagger; its tags are stored with the pictures.
-        licence: note on what may be done with the pictures, for the manifest.
-        shard_size: pictures in a shard.
+        crop: cut images into tiles of this side, px, stored as PNG: reading a crop of a large
+            image is then cheap. 0 stores the files as they are.
+        min_side: leave out images whose shorter side is less, px.
+        max_flat: leave out images (or tiles) of which a larger share is flat; try 0.5.
+        tag_with: folder of a tagger; its tags are stored with the images.
+        licence: note on what may be done with the images, for the manifest.
+        shard_size: images in a shard.
         jobs: processes that work at once; 0 is one for each processor.
         runner: let Apache Beam do the work with this runner, such as DirectRunner.
         runner_options: Beam's own options, in one text: "--direct_num_workers=4 ...".
@@ -56,11 +56,11 @@ def prepare(
     from tvt_jax.errors import UserError
 
     settings = Settings(
-        inputs=tuple(input),
+        input=tuple(input),
         paired_lr=paired_lr,
         pairs=pairs,
         filters=Filters(crop, min_side, max_flat),
-        pictures_per_shard=shard_size,
+        shard_size=shard_size,
         tagger="" if tag_with is None else str(tag_with),
         licence=licence,
     )
@@ -94,10 +94,10 @@ def _print(output: str, manifest: dict) -> None:
     if len(manifest["failed"]) > _NAMED_FAILURES:
         print("failed: the manifest names the others", file=sys.stderr)
     for conversion, count in manifest["converted"].items():
-        print(f"{conversion}: {count} pictures")
-    counts = manifest["pictures"]
+        print(f"{conversion}: {count} images")
+    counts = manifest["images"]
     print(
-        f"{counts['found']} pictures: {counts['stored']} stored, {counts['failed']} failed, "
+        f"{counts['found']} images: {counts['stored']} stored, {counts['failed']} failed, "
         f"{counts['filtered']} left out by filters, {counts['duplicates']} duplicates"
     )
     print(

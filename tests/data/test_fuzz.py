@@ -30,7 +30,7 @@ def odd(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(odd, tmp_path_factory):
     output = tmp_path_factory.mktemp("shards")
-    return output, prepare(output, odd[0], pictures_per_shard=50, run=run_in_processes(2, True))
+    return output, prepare(output, odd[0], shard_size=50, run=run_in_processes(2, True))
 
 
 def names(entries):
@@ -39,7 +39,7 @@ def names(entries):
 
 def test_prepare_accounts_for_each(odd, prepared):
     output, manifest = prepared
-    counts = manifest["pictures"]
+    counts = manifest["images"]
     assert counts["found"] == COUNT
     assert counts["stored"] + counts["failed"] == COUNT
     assert counts["stored"] > 100 and counts["failed"] > 100

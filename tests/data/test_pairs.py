@@ -1,9 +1,11 @@
 """Pairs of the public data sets are found, and only of their training halves."""
 
+import numpy as np
 import pytest
 
 from tvt_jax.config import PAIR_LAYOUTS
 from tvt_jax.data.pairs import _LAYOUTS, folder_pairs, layout_pairs, pair_factor
+from tvt_jax.images import BadPicture
 
 REALSR = [
     "Canon/Test/4/Canon_002_HR.png",
@@ -76,4 +78,12 @@ def test_two_folders_pair_by_name_without_suffix():
     ],
 )
 def test_factors(hr, lr, factor):
-    assert pair_factor(hr, lr) == factor
+    images = [np.zeros((height, width, 3), np.uint8) for width, height in (hr, lr)]
+    if factor is None:
+        with pytest.raises(BadPicture, match=r"HR .* and LR .* have no whole factor"):
+            pair_factor(*images, 0)
+        return
+    assert pair_factor(*images, 0) == pair_factor(*images, 2 * factor) == factor
+    if factor > 1:
+        with pytest.raises(BadPicture, match="no multiple of the pair's factor"):
+            pair_factor(*images, 2 * factor + 1)

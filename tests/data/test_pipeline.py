@@ -266,7 +266,7 @@ def test_pairs_and_other_pictures_do_not_mix_without_degradation(tmp_path, folde
     from tvt_jax.data.preparation.prepare import Settings, prepare_shards
     from tvt_jax.data.preparation.runners import run_in_processes
 
-    settings = Settings(inputs=(str(folder),), paired_lr=(str(folder),))
+    settings = Settings(input=(str(folder),), paired_lr=(str(folder),))
     prepare_shards(str(tmp_path / "shards"), settings, run_in_processes(1, True))
     with pytest.raises(UserError, match="mixes real pairs"):
         take(1, config(f"{tmp_path}/shards,{folder}"))
@@ -430,13 +430,13 @@ def test_conversions_are_not_all_named(tmp_path):
 
 
 def test_too_many_failures_stop_the_run(spoilt):
-    with pytest.raises(UserError, match=r"\d+ of 2\d\d pictures cannot be used, more than .*=0.08"):
+    with pytest.raises(UserError, match=r"\d+ of 2\d\d images cannot be used, more than .*=0.08"):
         take(80, config(spoilt, max_failed=0.08))
     take(80, config(spoilt, max_failed=0.12))  # a tenth cannot be used
 
 
 def test_only_unusable_pictures_stop_the_run_at_once(folder):
-    with pytest.raises(UserError, match="50 pictures in a row .*smaller than 41.*data.crop"):
+    with pytest.raises(UserError, match="50 images in a row .*smaller than 41.*data.crop"):
         take(1, config(folder, crop=41))
 
 
@@ -449,12 +449,12 @@ def test_only_unusable_pictures_stop_the_run_at_once(folder):
     ("changes", "match"),
     [
         (dict(train=""), "train is empty"),
-        (dict(train="/no/such"), "train /no/such is not a folder"),
-        (dict(train="tests/golden"), "tests/golden has no pictures"),
+        (dict(train="/no/such"), "/no/such is not a folder"),
+        (dict(train="tests/golden"), "tests/golden has no images"),
         (dict(train="gs://bucket/folder"), "pip install gcsfs"),
-        (dict(train_lr="/no/such"), "train_lr /no/such is not a folder"),
+        (dict(train_lr="/no/such"), "/no/such is not a folder"),
         (dict(train_lr="a,b"), "train_lr has 2 folders for 1"),
-        (dict(pairs="realsr"), "no pictures in the layout of realsr"),
+        (dict(pairs="realsr"), "no images in the layout of realsr"),
         (dict(batch_size=3), "batch_size=3 is not a multiple of the 2 processes"),
         (dict(tokenizer="/no/such"), "is not a tokenizer folder"),
         (dict(degradation=MILD), "16x16 px cannot be degraded"),

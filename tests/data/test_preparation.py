@@ -27,7 +27,7 @@ HERE = run_in_processes(1, True)
 
 
 def prepare(output, *inputs, run=HERE, write=write_shard, **options):
-    settings = Settings(inputs=tuple(map(str, inputs)), **options)
+    settings = Settings(input=tuple(map(str, inputs)), **options)
     return prepare_shards(str(output), settings, run, write)
 
 
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
 
 
 def test_files_are_stored_byte_for_byte(tmp_path, folder):
-    manifest = prepare(tmp_path, folder, pictures_per_shard=4, licence="CC0")
+    manifest = prepare(tmp_path, folder, shard_size=4, licence="CC0")
     found = records(tmp_path)
     assert [record.name for record in found] == [f"photos/{n:03d}.png" for n in range(9)]
     for record in found:
@@ -72,7 +72,7 @@ def test_files_are_stored_byte_for_byte(tmp_path, folder):
         assert record.sha256 == hashlib.sha256(content).hexdigest()
         assert (record.width, record.height, record.tile) == (90, 60, None)
     assert manifest == json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["pictures"] == {
+    assert manifest["images"] == {
         "found": 9, "stored": 9, "failed": 0, "filtered": 0, "duplicates": 0,
     }  # fmt: skip
     assert manifest["record_count"] == 9 and manifest["licence"] == "CC0"
@@ -86,8 +86,8 @@ def test_files_are_stored_byte_for_byte(tmp_path, folder):
 
 
 def test_training_reads_what_was_stored(tmp_path, folder):
-    prepare(tmp_path, folder, pictures_per_shard=4)
-    source = ShardSource(str(tmp_path), "--option")
+    prepare(tmp_path, folder, shard_size=4)
+    source = ShardSource(str(tmp_path))
     assert len(source) == 9 and not source.paired
     assert [source.read(i).name for i in range(9)] == [r.name for r in records(tmp_path)]
     assert source.name(8).endswith("shards/part-00002-of-00003.array_record")
@@ -117,7 +117,7 @@ def test_equal_files_are_stored_once(tmp_path, folder):
     for name in ("000.png", "005.png"):
         (copies / name).write_bytes((folder / name).read_bytes())
     manifest = prepare(tmp_path / "out", folder, copies)
-    assert manifest["pictures"]["duplicates"] == 2 and manifest["record_count"] == 9
+    assert manifest["images"]["duplicates"] == 2 and manifest["record_count"] == 9
     assert manifest["duplicates"][1] == {"name": "copies/005.png", "same_as": "photos/005.png"}
 
 
@@ -155,7 +155,7 @@ def test_filters_name_what_they_leave_out(tmp_path):
         {"name": "in/sky.png", "reason": "more than 50% of it is flat"},
         {"name": "in/small.png", "reason": "50x39 px, smaller than 40"},
     ]
-    assert manifest["pictures"]["stored"] == 4
+    assert manifest["images"]["stored"] == 4
     tiles = prepare(tmp_path / "b", folder, filters=Filters(crop=32, max_flat=0.5))
     stored = {(record.name, record.tile) for record in records(tmp_path / "b")}
     assert ("in/half.png", (32, 0)) in stored and ("in/half.png", (0, 0)) not in stored
@@ -227,7 +227,7 @@ def test_conversions_and_failures_are_in_the_manifest(tmp_path):
     (folder / "notes.txt").write_text("no picture")
     (folder / ".hidden.png").write_bytes(b"x")
     manifest = prepare(tmp_path / "out", folder)
-    assert manifest["pictures"]["found"] == 4 and manifest["pictures"]["stored"] == 3
+    assert manifest["images"]["found"] == 4 and manifest["images"]["stored"] == 3
     assert manifest["converted"] == {"greyscale to RGB": 1}
     assert manifest["failed"] == [{"name": "in/broken.jpg", "reason": "unknown format or damaged"}]
 
@@ -238,9 +238,9 @@ def test_conversions_and_failures_are_in_the_manifest(tmp_path):
 
 
 def test_processes_and_threads_write_the_same_bytes(tmp_path, folder):
-    prepare(tmp_path / "one", folder, pictures_per_shard=2)
-    prepare(tmp_path / "two", folder, pictures_per_shard=2, run=run_in_processes(2, True))
-    prepare(tmp_path / "three", folder, pictures_per_shard=2, run=run_in_threads(3, True))
+    prepare(tmp_path / "one", folder, shard_size=2)
+    prepare(tmp_path / "two", folder, shard_size=2, run=run_in_processes(2, True))
+    prepare(tmp_path / "three", folder, shard_size=2, run=run_in_threads(3, True))
     assert files(tmp_path / "one") == files(tmp_path / "two") == files(tmp_path / "three")
 
 
@@ -260,7 +260,7 @@ class _Interrupted(Exception):
 
 
 def test_stopped_after_any_task_it_ends_alike(tmp_path, folder):
-    prepare(tmp_path / "whole", folder, pictures_per_shard=2)
+    prepare(tmp_path / "whole", folder, shard_size=2)
     for allowed in range(6):
         done = 0
 
@@ -274,7 +274,7 @@ def test_stopped_after_any_task_it_ends_alike(tmp_path, folder):
 
         output = tmp_path / str(allowed)
         with pytest.raises(_Interrupted):
-            prepare(output, folder, pictures_per_shard=2, run=run)
+            prepare(output, folder, shard_size=2, run=run)
         with pytest.raises(UserError, match="half prepared|manifest|is damaged"):
             open_for_training(output)
         counted = []
@@ -283,7 +283,7 @@ def test_stopped_after_any_task_it_ends_alike(tmp_path, folder):
             counted.append(len(tasks))
             HERE(function, tasks, what)
 
-        prepare(output, folder, pictures_per_shard=2, run=count)
+        prepare(output, folder, shard_size=2, run=count)
         assert sum(counted) == 6 - allowed  # 1 of hashes, 5 shards
         assert files(output) == files(tmp_path / "whole")
 
@@ -296,7 +296,7 @@ def open_for_training(output):
 
 
 def test_damaged_leftovers_are_written_again(tmp_path, folder):
-    prepare(tmp_path / "whole", folder, pictures_per_shard=2)
+    prepare(tmp_path / "whole", folder, shard_size=2)
 
     def stop(function, tasks, what):
         HERE(function, tasks, what)
@@ -305,14 +305,14 @@ def test_damaged_leftovers_are_written_again(tmp_path, folder):
 
     output = tmp_path / "damaged"
     with pytest.raises(_Interrupted):
-        prepare(output, folder, pictures_per_shard=2, run=stop)
+        prepare(output, folder, shard_size=2, run=stop)
     shards = sorted((output / "shards").glob("*.array_record"))
     shards[0].write_bytes(shards[0].read_bytes()[:-1000])  # shorter
     shards[1].unlink()
     shards[2].with_suffix(".json").write_text("{")
     shards[3].write_bytes(bytes(shards[3].stat().st_size))  # no ArrayRecord any more
     (output / "shards" / ".half.partial-1").write_bytes(b"x")
-    prepare(output, folder, pictures_per_shard=2)
+    prepare(output, folder, shard_size=2)
     assert files(output) == files(tmp_path / "whole")
     assert not (output / "shards" / ".half.partial-1").exists()
 
@@ -328,7 +328,7 @@ def command(output, folder, *options):
 def test_killed_at_random_moments_it_ends_alike(tmp_path, jobs):
     """SIGKILL again and again, until a run lives long enough to finish."""
     folder = write_pictures(tmp_path / "photos", 30, 300, 300)
-    settings = Settings((str(folder),), filters=Filters(crop=64), pictures_per_shard=2)
+    settings = Settings((str(folder),), filters=Filters(crop=64), shard_size=2)
     prepare_shards(str(tmp_path / "whole"), settings, HERE)
     rng, output, kills = np.random.default_rng(0), tmp_path / "killed", 0
     while not (output / "manifest.json").exists():
@@ -380,8 +380,8 @@ def test_buckets_are_read_and_written(tmp_path, folder, monkeypatch):
             bucket.pipe_file(f"gs://data/in/photos/{path.name}", path.read_bytes())
         bucket.pipe_file("gs://data/in/photos/sub/.x/hidden.png", b"x")
         bucket.pipe_file("gs://data/in/photos/sub/z.png", encode(Image.fromarray(noise(50)), "PNG"))
-        manifest = prepare("gs://data/out", "gs://data/in/photos", pictures_per_shard=4)
-        assert manifest["pictures"]["stored"] == 10
+        manifest = prepare("gs://data/out", "gs://data/in/photos", shard_size=4)
+        assert manifest["images"]["stored"] == 10
         assert not bucket.exists("gs://data/out/plan.json")
         for path in bucket.find("gs://data/out"):
             target = tmp_path / path.removeprefix("/data/out/")
@@ -389,7 +389,7 @@ def test_buckets_are_read_and_written(tmp_path, folder, monkeypatch):
             target.write_bytes(bucket.cat_file(path))
         found = records(tmp_path)
         assert [record.name for record in found][-2:] == ["photos/008.png", "photos/sub/z.png"]
-        assert prepare("gs://data/out", "gs://data/in/photos", pictures_per_shard=4) == manifest
+        assert prepare("gs://data/out", "gs://data/in/photos", shard_size=4) == manifest
         with pytest.raises(UserError, match="gs://data/none is not a folder"):
             prepare("gs://data/out2", "gs://data/none")
 
@@ -422,7 +422,7 @@ def test_another_preparation_in_the_same_folder_is_refused(tmp_path, folder):
     with pytest.raises(UserError, match="another preparation .*crop.*0.*then.*16.*now"):
         prepare(tmp_path / "out", photos, filters=Filters(crop=16))
     (photos / "new.png").write_bytes(encode(Image.fromarray(noise(77)), "PNG"))
-    with pytest.raises(UserError, match="pictures were added or removed since"):
+    with pytest.raises(UserError, match="images were added or removed since"):
         prepare(tmp_path / "out", photos)
 
 
@@ -469,11 +469,11 @@ def test_pictures_that_change_meanwhile_are_not_stored(tmp_path):
     manifest = prepare(tmp_path / "out", folder, run=run)
     reasons = [entry["reason"] for entry in manifest["failed"]]
     assert "changed while" in reasons[0] and "No such file" in reasons[1]
-    assert manifest["pictures"]["stored"] == 1
+    assert manifest["images"]["stored"] == 1
 
 
 def test_a_damaged_or_missing_shard_is_named_before_training(tmp_path, folder):
-    prepare(tmp_path, folder, pictures_per_shard=4)
+    prepare(tmp_path, folder, shard_size=4)
     shard = tmp_path / "shards" / "part-00001-of-00003.array_record"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
@@ -483,7 +483,17 @@ def test_a_damaged_or_missing_shard_is_named_before_training(tmp_path, folder):
     with pytest.raises(UserError, match=r"part-00001-of-00003.array_record is missing"):
         open_for_training(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="manifest.json is damaged or of another version"):
+    with pytest.raises(UserError, match="is damaged: run `python"):
+        open_for_training(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "plan.json"])
+def test_shards_of_another_version_are_refused(tmp_path, folder, file):
+    """Neither trained on nor mixed with new ones."""
+    (tmp_path / file).write_text(json.dumps({"format": "tvt_jax shards 1", "fingerprint": ""}))
+    with pytest.raises(UserError, match='has "tvt_jax shards 1" and not "tvt_jax shards 2": run'):
+        prepare(tmp_path, folder)
+    with pytest.raises(UserError, match="shards 1|half prepared"):
         open_for_training(tmp_path)
 
 
@@ -505,17 +515,17 @@ def test_a_damaged_record_is_skipped(tmp_path, folder):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["--input", "/no/such"], "--input /no/such is not a folder"),
-        (["--input", "{empty}"], "has no pictures"),
+        (["--input", "/no/such"], "/no/such is not a folder"),
+        (["--input", "{empty}"], "has no images"),
         (["--input", "{in}", "{in}"], "names a folder twice"),
         (["--input", "gs://bucket/x"], "pip install gcsfs"),
-        (["--input", "{in}", "--crop", "4096"], "none of the 9 pictures is left: 9 x 90x60 px"),
+        (["--input", "{in}", "--crop", "4096"], "none of the 9 images is left: 9 x 90x60 px"),
         (["--input", "{in}", "--crop", "-1"], "--crop must not be negative"),
         (["--input", "{in}", "--max-flat", "7"], "--max-flat 7.0 is not between"),
         (["--input", "{in}", "--jobs", "-2"], "--jobs -2"),
         (["--input", "{in}", "--paired-lr", "a", "b"], "--paired-lr has 2 folders for 1"),
-        (["--input", "{in}", "--paired-lr", "/no/such"], "--paired-lr /no/such is not a folder"),
-        (["--input", "{in}", "--pairs", "realsr"], "no pictures in the layout of realsr"),
+        (["--input", "{in}", "--paired-lr", "/no/such"], "/no/such is not a folder"),
+        (["--input", "{in}", "--pairs", "realsr"], "no images in the layout of realsr"),
         (["--input", "{in}", "--runner-options=--x"], "needs --runner"),
         (["--input", "{in}", "--output", "{in}"], "not empty and holds no preparation"),
         (["--input", "{in}", "--output", "{in}/000.png"], "cannot be written"),

@@ -131,7 +131,7 @@ def test_signals_to_the_whole_job_leave_the_workers_alive(folder, without_worker
 
 
 def test_errors_of_workers_are_one_clear_line(folder):
-    with pytest.raises(UserError, match="50 pictures in a row cannot be used"):
+    with pytest.raises(UserError, match="50 images in a row cannot be used"):
         take(1, settings(folder, workers=1, crop=64))
 
 

@@ -231,7 +231,7 @@ TINY = ("--config", "configs/stage2.py:tiny")
         (["--config", "configs/stage2.py"], "--config.data.train=... --config.init_vae=..."),
         (["--config", "configs/stage1.py"], "--config.data.train=... --config.teacher=..."),
         ([*TINY, "--config.data.train=nowhere"], "not a folder"),
-        ([*TINY, "--config.data.train=configs"], "no pictures"),
+        ([*TINY, "--config.data.train=configs"], "no images"),
         ([*TINY, "--config.data.crop=63"], "not a multiple"),
         ([*TINY, "--config.init_vae=configs"], "not a vae folder"),
         ([*TINY, "--config.steps=0"], "must be positive"),

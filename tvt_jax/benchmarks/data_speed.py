@@ -11,8 +11,8 @@ from PIL import Image
 from tvt_jax.benchmarks.reference_degradation import ReferenceDegradation
 from tvt_jax.bundled import TRAIN_PHOTOGRAPHS
 from tvt_jax.config import DEGRADATIONS, DegradationConfig
-from tvt_jax.data.allocator import keep_freed_memory
 from tvt_jax.data.degradation import degrade, draw_recipe
+from tvt_jax.data.worker_process import keep_freed_memory
 from tvt_jax.errors import UserError
 from tvt_jax.progress import progress
 

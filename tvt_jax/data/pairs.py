@@ -1,11 +1,15 @@
-"""Real pairs: which LR picture belongs to an HR picture, and how the two lie over each other."""
+"""Real pairs: which LR image belongs to an HR image, and how the two lie over each other."""
 
 import re
 from pathlib import PurePosixPath
 
+import numpy as np
+
+from tvt_jax.images import BadPicture
+
 # The training halves of the public data sets at factor 4, and nothing of their test halves. A rule
-# is searched for in the HR picture's whole path, so any folder above or in the data set may be
-# given. The names of the LR pictures are tried in their order.
+# is searched for in the HR image's whole path, so any folder above or in the data set may be
+# given. The names of the LR images are tried in their order.
 #   RealSR (csjcai/RealSR):   Canon/Train/4/Canon_001_HR.png      Canon/Train/4/Canon_001_LR4.png
 #   DRealSR (xiezw5/CDC):     Train_x4/train_HR/DSC_1286_x4.png   Train_x4/train_LR/DSC_1286_x1.png
 #   Real-CE (mjq11302010044): train/52mm/0001.JPG                 train/13mm/0001.JPG
@@ -25,10 +29,10 @@ def layout_pairs(root: str, names: list[str], layout: str) -> list[tuple[str, st
 
     Args:
       root: the folder as given.
-      names: paths of its pictures, relative to it.
+      names: paths of its images, relative to it.
       layout: one of `config.PAIR_LAYOUTS`.
 
-    Returns: (HR, LR) paths relative to `root`, in the order of `names`. Where no LR picture is
+    Returns: (HR, LR) paths relative to `root`, in the order of `names`. Where no LR image is
       there, the path that it should have.
     """
     pattern, lr_names = _LAYOUTS[layout]
@@ -42,9 +46,9 @@ def layout_pairs(root: str, names: list[str], layout: str) -> list[tuple[str, st
 
 
 def folder_pairs(names: list[str], lr_names: list[str]) -> list[tuple[str, str]]:
-    """Pairs the pictures of two folders by their relative paths without suffix.
+    """Pairs the images of two folders by their relative paths without suffix.
 
-    Returns: (HR name, LR name), in the order of `names`; the LR name is that of the HR picture
+    Returns: (HR name, LR name), in the order of `names`; the LR name is that of the HR image
       where there is no partner.
     """
     partners = {_stem(name): name for name in lr_names}
@@ -55,17 +59,22 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def pair_factor(hr_size: tuple[int, int], lr_size: tuple[int, int]) -> int | None:
+def pair_factor(hr: np.ndarray, lr: np.ndarray, crop: int) -> int:
     """HR pixels per LR pixel along each side, 1 to 8.
 
     Args:
-      hr_size, lr_size: (width, height). The HR picture may be up to a pixel of the LR picture
-        larger or smaller than the whole factor says; what is beyond is not used.
+      hr, lr: [H, W, 3]. HR may be up to an LR pixel larger or smaller than the whole factor says;
+        what is beyond is not used.
+      crop: side of the crops that are cut out of HR, px; 0: none are.
 
-    Returns: the factor; None if the sizes do not fit together.
+    Raises:
+      BadPicture: the sizes do not fit together, or crops do not lie on LR pixels.
     """
-    factor = round(hr_size[0] / lr_size[0])
-    if not 1 <= factor <= _MAX_FACTOR:
-        return None
-    fits = all(abs(hr - factor * lr) < factor for hr, lr in zip(hr_size, lr_size, strict=True))
-    return factor if fits else None
+    factor = round(hr.shape[1] / lr.shape[1])
+    fits = all(abs(hr.shape[axis] - factor * lr.shape[axis]) < factor for axis in (0, 1))
+    if not 1 <= factor <= _MAX_FACTOR or not fits:
+        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (hr, lr)]
+        raise BadPicture(f"HR {sizes[0]} and LR {sizes[1]} px have no whole factor")
+    if crop % factor:
+        raise BadPicture(f"a crop of {crop} px is no multiple of the pair's factor {factor}")
+    return factor

@@ -1,7 +1,7 @@
 """Batches for training, made beside the accelerator by Grain.
 
 Everything random follows from the seed and the number of the sample: crop, flip, degradation, and
-which picture replaces one that cannot be used. So the stream can be entered at any batch, and
+which image replaces one that cannot be used. So the stream can be entered at any batch, and
 neither threads, worker processes nor the number of hosts change what is in it.
 """
 
@@ -18,18 +18,17 @@ import grain
 import numpy as np
 
 from tvt_jax.config import DataConfig
-from tvt_jax.data.allocator import keep_freed_memory
 from tvt_jax.data.degradation import draw_recipe
 from tvt_jax.data.samples import Collate, ReadSample
 from tvt_jax.data.sources import Source, open_sources
-from tvt_jax.data.worker_process import limit_threads_of_children, start_worker
+from tvt_jax.data.worker_process import keep_freed_memory, limit_threads_of_children, start_worker
 from tvt_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-# The share of failures is judged from this many pictures on, so that one failure does not stop a
+# The share of failures is judged from this many images on, so that one failure does not stop a
 # run of a few.
 _JUDGED_AFTER = 200
-# Of each kind of conversion so many pictures are named; they are harmless and may be many.
+# Of each kind of conversion so many images are named; they are harmless and may be many.
 _NAMED_CONVERSIONS = 10
 
 
@@ -47,18 +46,18 @@ def batches(
       seed: of order, crops, flips and degradations.
       start: number of the first batch, counted from the beginning of training. Entering late
         costs nothing.
-      report: called with a line for every picture that is skipped or converted.
+      report: called with a line for every image that is skipped or converted.
       process: (index, count) of the processes that train together; None asks jax. Process p of P
         gets the p-th block of each batch, so that the whole batch is the same for any P.
 
     Returns: an iterator without end over
       "hr": [B, crop, crop, 3] float32 in [-1, 1], B being this process's share of the batch size;
-      "lr": likewise, the low resolution at the size of HR: real where a picture has one, else by
+      "lr": likewise, the low resolution at the size of HR: real where an image has one, else by
         `config.degradation`; absent if there is neither;
       "tokens": [B, 77] int32 of "TAG, TAG, clean, high-resolution, 8k" (with `config.tokenizer`).
     Raises:
       UserError: folders are missing, empty or half prepared, do not fit the settings, or the crop
-        is too small to be degraded. While iterating: too many pictures cannot be used.
+        is too small to be degraded. While iterating: too many images cannot be used.
     """
     if process is None:
         import jax
@@ -67,7 +66,7 @@ def batches(
     index, count = process
     if config.batch_size % count:
         raise UserError(
-            f"--config.data.batch_size={config.batch_size} is not a multiple of the "
+            f"config.data.batch_size={config.batch_size} is not a multiple of the "
             f"{count} processes."
         )
     local = config.batch_size // count
@@ -85,7 +84,7 @@ def batches(
 def samples(config: DataConfig, seed: int) -> grain.MapDataset:
     """The samples of a run by their numbers, without end: `samples(config, seed)[i]` replays one.
 
-    Within an epoch of a source each picture comes once, in an order that is new in every epoch.
+    Within an epoch of a source each image comes once, in an order that is new in every epoch.
     With weights, the sources take turns in fixed proportions.
 
     Returns: dataset of {"hr": [crop, crop, 3] uint8, "lr": likewise if there is one, "prompt":
@@ -103,8 +102,8 @@ def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapD
     for source in sources:
         if with_lr and config.degradation is None and not source.paired:
             raise UserError(
-                f"--config.data.train mixes real pairs with pictures that have no LR picture "
-                f"({source.name(0)}); set --config.data.degradation or leave one of them out."
+                f"config.data.train mixes real pairs with images that have no LR image "
+                f"({source.name(0)}); set config.data.degradation or leave one of them out."
             )
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(sources) + 1)]
     keys, first = [], 0
@@ -180,7 +179,7 @@ def _check_shared_memory(config: DataConfig, per_worker: int) -> None:
         raise UserError(
             f"{config.workers} workers need {needed / 2**20:.0f} MiB in /dev/shm and it has "
             f"{shutil.disk_usage(shared).free / 2**20:.0f}; start the container with a larger "
-            "--shm-size, or lower --config.data.prefetch or --config.data.workers."
+            "--shm-size, or lower config.data.prefetch or config.data.workers."
         )
 
 
@@ -191,9 +190,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
       position: number of the next batch. It is the whole state: store it with a checkpoint, and
         `batches(config, seed, position)` goes on exactly there, with any number of processes,
         workers and threads.
-      fingerprint: of the pictures by name (by content for shards). The position means the same
+      fingerprint: of the images by name (by content for shards). The position means the same
         only while this is the same.
-      counts: samples handed out, pictures skipped, and pictures converted by kind.
+      counts: samples handed out, images skipped, and images converted by kind.
     """
 
     def __init__(
@@ -243,14 +242,14 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             self._report(f"{what} {name}: {reason}")
         elif len(named) == _NAMED_CONVERSIONS:
             named.add("")
-            self._report(f"{reason}: further pictures are converted without being named")
+            self._report(f"{reason}: further images are converted without being named")
 
     def _judge(self) -> None:
         skipped = self.counts["skipped"]
         read = self.counts["samples"] + skipped
         if read >= _JUDGED_AFTER and skipped > self._max_failed * read:
             raise UserError(
-                f"{skipped} of {read} pictures cannot be used, more than "
-                f"--config.data.max_failed={self._max_failed}; the log names them. Sort them out "
+                f"{skipped} of {read} images cannot be used, more than "
+                f"config.data.max_failed={self._max_failed}; the log names them. Sort them out "
                 "with `python -m tvt_jax.prepare`, or allow more."
             )

@@ -1,4 +1,4 @@
-"""Samples: what is cut out of a picture, its low resolution and prompt; and batches of them."""
+"""Samples: what is cut out of an image, its low resolution and prompt; and batches of them."""
 
 import zlib
 from pathlib import Path
@@ -16,11 +16,11 @@ from tvt_jax.errors import UserError
 from tvt_jax.images import BadPicture, decode_picture
 
 PROMPT_TOKENS = 77  # CLIP's fixed length
-# As many unusable pictures in a row mean that there is hardly a usable one.
+# As many unusable images in a row mean that there is hardly a usable one.
 _MAX_TRIES = 50
 _TO_FLOAT = np.arange(256, dtype=np.float32) / 127.5 - 1.0  # [0, 255] -> [-1, 1]
 
-Event = tuple[str, str, str]  # "skipped" or "converted", name of the picture, reason
+Event = tuple[str, str, str]  # "skipped" or "converted", name of the image, reason
 
 
 def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
@@ -29,14 +29,13 @@ def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
     Args:
       config: the photographs and the crop.
       data: the run's; where it has low resolution, these have it too: real, or by its degradation,
-        drawn from the picture's name.
+        drawn from the image's name.
 
     Returns: samples as of `pipeline.samples`, not flipped.
     Raises:
       UserError: a folder is missing or empty, or a photograph cannot be used.
     """
-    options = "--config.validation.folder", "--config.validation.lr"
-    source = open_source(config.folder, options[0], config.lr, options[1])
+    source = open_source(config.folder, config.lr)
     with_lr = data.degradation is not None or source.paired
     read = ReadSample([source], config.crop, data.degradation, with_lr)
     found = []
@@ -46,18 +45,18 @@ def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
         except BadPicture as error:
             raise UserError(
                 f"{source.name(index)} cannot be used with "
-                f"--config.validation.crop={config.crop}: {error}."
+                f"config.validation.crop={config.crop}: {error}."
             ) from error
     return found
 
 
 class ReadSample(grain.transforms.RandomMap):
-    """Reads a picture by its number over all sources, cuts it, and makes LR of it.
+    """Reads an image by its number over all sources, cuts it, and makes LR of it.
 
     Args:
       sources: numbered one after the other.
       crop: side of the crops, px.
-      degradation: makes LR of pictures that have none.
+      degradation: makes LR of images that have none.
       with_lr: whether samples have LR.
     """
 
@@ -84,13 +83,13 @@ class ReadSample(grain.transforms.RandomMap):
                 break
             except BadPicture as error:
                 events.append(("skipped", source.name(index), str(error)))
-            # Another picture of the same source takes its place: batches stay full, and every run
+            # Another image of the same source takes its place: batches stay full, and every run
             # replaces it by the same one.
             index = int(rng.integers(len(source)))
         else:
             raise UserError(
-                f"{_MAX_TRIES} pictures in a row cannot be used; the last: {events[-1][1]}: "
-                f"{events[-1][2]}. Use larger pictures or a smaller --config.data.crop, or sort "
+                f"{_MAX_TRIES} images in a row cannot be used; the last: {events[-1][1]}: "
+                f"{events[-1][2]}. Use larger images or a smaller config.data.crop, or sort "
                 "them out with `python -m tvt_jax.prepare`."
             )
         return {**element, "prompt": _prompt(sample), "events": events}
@@ -130,7 +129,7 @@ class ReadSample(grain.transforms.RandomMap):
         lr, factor = None, 1
         if self._with_lr and sample.lr is not None:
             lr = decode_picture(sample.lr).pixels
-            factor = _factor_of(hr, lr, self._crop)
+            factor = pair_factor(hr, lr, self._crop)
             hr = hr[: factor * lr.shape[0], : factor * lr.shape[1]]
         events += [("converted", sample.name, conversion) for conversion in conversions]
         return hr, lr, factor
@@ -175,29 +174,16 @@ def _prompt(sample: Sample) -> str:
     return f"{', '.join(sample.tags)}, {QUALITY_WORDS}"
 
 
-def _factor_of(hr: np.ndarray, lr: np.ndarray, crop: int) -> int:
-    """HR pixels per LR pixel; raises BadPicture where the two cannot be cut alike."""
-    hr_size, lr_size = (hr.shape[1], hr.shape[0]), (lr.shape[1], lr.shape[0])
-    factor = pair_factor(hr_size, lr_size)
-    if factor is None:
-        raise BadPicture(
-            f"HR {hr_size[0]}x{hr_size[1]} and LR {lr_size[0]}x{lr_size[1]} px have no whole factor"
-        )
-    if crop % factor:
-        raise BadPicture(f"a crop of {crop} px is no multiple of the pair's factor {factor}")
-    return factor
-
-
 def _enlarged(lr: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
     """The part `box` (left, top, right, bottom) of LR at the size of HR.
 
-    Bicubic by Pillow, as at inference: the part of the enlarged picture, not an enlarged part.
+    Bicubic by Pillow, as at inference: the part of the enlarged image, not an enlarged part.
     """
     left, top, right, bottom = box
     if right - left == size:
         return lr[int(top) : int(bottom), int(left) : int(right)]
-    picture = Image.fromarray(lr)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    image = Image.fromarray(lr)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 class Collate:

@@ -1,33 +1,33 @@
-"""Where training pictures come from: folders of pictures, folders of shards, and real pairs.
+"""Where training images come from: folders of images, folders of shards, and real pairs.
 
-A source has a length, and reads any picture by its number; nothing is decoded here.
+A source has a length, and reads any image by its number; nothing is decoded here.
 """
 
 import dataclasses
 import hashlib
 import os
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tvt_jax.config import PAIR_LAYOUTS, DataConfig
 from tvt_jax.data import storage
 from tvt_jax.data.pairs import folder_pairs, layout_pairs
-from tvt_jax.data.records import BadRecord, decode_record
+from tvt_jax.data.records import decode_record
 from tvt_jax.errors import UserError
 from tvt_jax.images import BadPicture, picture_suffixes
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
-SHARDS_FORMAT = "tvt_jax shards 1"
+SHARDS_FORMAT = "tvt_jax shards 2"
 
 
 class Sample(NamedTuple):
-    """One picture as it is stored.
+    """One image as it is stored.
 
     Attributes:
       name: for messages.
-      image: the encoded picture.
-      lr: the encoded LR picture of a real pair.
-      tags: what is seen in the picture; empty where nobody tagged it.
+      image: the encoded image.
+      lr: the encoded LR image of a real pair.
+      tags: what is seen in the image; empty where nobody tagged it.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Sample(NamedTuple):
 
 
 class Source(Protocol):
-    """Random access to pictures; can be pickled, so that worker processes can have it."""
+    """Random access to images; can be pickled, so that worker processes can have it."""
 
     paired: bool  # whether samples have `lr`
-    fingerprint: str  # changes with the pictures that it has
+    fingerprint: str  # changes with the images that it has
 
     def __len__(self) -> int: ...
 
@@ -52,82 +52,77 @@ class Source(Protocol):
 
 
 class Listed(NamedTuple):
-    """A picture that a folder has: its name relative to the folder, and the paths to read."""
+    """An image that a folder has: its name relative to the folder, and the paths to read."""
 
     name: str
     path: str
     lr: str | None
 
 
-def list_pictures(
-    folder: str, option: str, lr_folder: str = "", lr_option: str = "", layout: str = ""
-) -> list[Listed]:
-    """Lists the pictures of a folder and of all folders below, sorted by name.
+def list_images(folder: str, lr_folder: str = "", layout: str = "") -> list[Listed]:
+    """Lists the images of a folder and of all folders below, sorted by name.
 
     Args:
       folder: local, or `gs://...`.
-      option: the option that the folder comes from, for messages.
-      lr_folder: where the LR pictures of real pairs are, under the same relative paths.
-      lr_option: the option that it comes from.
-      layout: one of `config.PAIR_LAYOUTS`; `folder` then holds HR and LR pictures.
+      lr_folder: where the LR images of real pairs are, under the same relative paths.
+      layout: one of `config.PAIR_LAYOUTS`; `folder` then holds HR and LR images.
 
     Raises:
       UserError: a folder is missing, or nothing is found.
     """
-    names = _pictures_in(folder, option)
-    root = storage.as_path(folder)
+    names, root = _image_names(folder), storage.as_path(folder)
+    lr_root = storage.as_path(lr_folder or folder)
     if layout:
         pairs = layout_pairs(os.fspath(root), names, layout)
         if not pairs:
             raise UserError(
-                f"{option} {folder} has no pictures in the layout of {layout}; "
+                f"{folder} has no images in the layout of {layout}; "
                 f"layouts are {', '.join(PAIR_LAYOUTS)}."
             )
-        return [Listed(hr, os.fspath(root / hr), os.fspath(root / lr)) for hr, lr in pairs]
-    if lr_folder:
-        lr_root = storage.as_path(lr_folder)
-        pairs = folder_pairs(names, _pictures_in(lr_folder, lr_option))
-        return [Listed(hr, os.fspath(root / hr), os.fspath(lr_root / lr)) for hr, lr in pairs]
-    return [Listed(name, os.fspath(root / name), None) for name in names]
+    elif lr_folder:
+        pairs = folder_pairs(names, _image_names(lr_folder))
+    else:
+        return [Listed(name, os.fspath(root / name), None) for name in names]
+    return [Listed(hr, os.fspath(root / hr), os.fspath(lr_root / lr)) for hr, lr in pairs]
 
 
-def _pictures_in(folder: str, option: str) -> list[str]:
+def _image_names(folder: str) -> list[str]:
     path = storage.as_path(folder)
-    storage.check_folder(path, option)
+    storage.check_folder(path)
     suffixes = picture_suffixes()
     names = [
         name for name in storage.list_files(path) if os.path.splitext(name)[1].lower() in suffixes
     ]
     if not names:
-        raise UserError(f"{option} {folder} has no pictures (PNG, JPEG, WebP, TIFF, ...).")
+        raise UserError(f"{folder} has no images (PNG, JPEG, WebP, TIFF, ...).")
     return names
 
 
 class FolderSource:
-    """The pictures of a folder, as `list_pictures` finds them."""
+    """The images of a folder, as `list_images` finds them."""
 
-    def __init__(self, pictures: list[Listed]):
-        self._pictures = pictures
-        self.paired = pictures[0].lr is not None
-        names = "\n".join(picture.name for picture in pictures)
+    def __init__(self, images: list[Listed]):
+        self._images = images
+        self.paired = images[0].lr is not None
+        names = "\n".join(image.name for image in images)
         self.fingerprint = hashlib.sha256(names.encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def name(self, index: int) -> str:
-        """The picture's path."""
-        return self._pictures[index].path
+        """The image's path."""
+        return self._images[index].path
 
     def read(self, index: int) -> Sample:
         """Reads the file or the two files of a sample."""
-        picture = self._pictures[index]
-        lr = None if picture.lr is None else read_file(picture.lr)
-        return Sample(picture.path, read_file(picture.path), lr, ())
+        image = self._images[index]
+        lr = None if image.lr is None else read_file(image.lr)
+        return Sample(image.path, read_file(image.path), lr, ())
 
 
 def read_file(path: str) -> bytes:
-    """Reads a picture's file.
+    """Reads an image's file.
 
     Raises:
       BadPicture: it cannot be read.
@@ -159,19 +154,18 @@ class ShardSource:
       UserError: the folder is incomplete or changed.
     """
 
-    def __init__(self, folder: str, option: str):
+    def __init__(self, folder: str):
         import grain
 
         root = storage.as_path(folder)
         manifest = storage.read_json(root / MANIFEST)
-        if manifest is None or manifest.get("format") != SHARDS_FORMAT:
-            raise UserError(f"{option} {folder}: {MANIFEST} is damaged or of another version.")
+        check_format(manifest, folder)
         for shard in manifest["shards"]:
             path = root / shard["file"]
             size = path.stat().length if path.exists() else None
             if size != shard["bytes"]:
                 what = "is missing" if size is None else f"has {size} bytes, not {shard['bytes']}"
-                raise UserError(f"{option} {folder}: the shard {shard['file']} {what}.")
+                raise UserError(f"{folder}: the shard {shard['file']} {what}.")
         self._shards = [(s["file"], s["records"]) for s in manifest["shards"] if s["records"]]
         self._folder = folder
         self._records = grain.sources.ArrayRecordDataSource(
@@ -194,12 +188,25 @@ class ShardSource:
     def read(self, index: int) -> Sample:
         """Reads one record."""
         try:
-            record = decode_record(self._records[index])
-        except BadRecord as error:
-            raise BadPicture(str(error)) from error
+            data = self._records[index]
         except Exception as error:  # ArrayRecord tells damage in its own kinds of errors
             raise BadPicture(f"the record cannot be read ({str(error).splitlines()[0]})") from error
+        record = decode_record(data)
         return Sample(record.name, record.image, record.lr, record.tags or ())
+
+
+def check_format(found: dict[str, Any] | None, folder: str) -> None:
+    """Checks the plan or the manifest of a folder of shards.
+
+    Raises:
+      UserError: it is damaged, or of another version of this project.
+    """
+    version = (found or {}).get("format")
+    if version != SHARDS_FORMAT:
+        what = f'has "{version}" and not "{SHARDS_FORMAT}"' if version else "is damaged"
+        raise UserError(
+            f"{folder} {what}: run `python -m tvt_jax.prepare` again, into another folder."
+        )
 
 
 def open_sources(config: DataConfig) -> list[Source]:
@@ -211,33 +218,30 @@ def open_sources(config: DataConfig) -> list[Source]:
     folders = _split(config.train)
     lr_folders = _split(config.train_lr)
     if not folders:
-        raise UserError("--config.data.train is empty; give a folder of photographs.")
+        raise UserError("config.data.train is empty; give a folder of photographs.")
     if lr_folders and len(lr_folders) != len(folders):
         raise UserError(
-            f"--config.data.train_lr has {len(lr_folders)} folders for {len(folders)} "
-            "of --config.data.train."
+            f"config.data.train_lr has {len(lr_folders)} folders for {len(folders)} "
+            "of config.data.train."
         )
-    options = "--config.data.train", "--config.data.train_lr"
     return [
-        open_source(folder, options[0], lr, options[1], config.pairs)
+        open_source(folder, lr, config.pairs)
         for folder, lr in zip(folders, lr_folders or [""] * len(folders), strict=True)
     ]
 
 
-def open_source(
-    folder: str, option: str, lr_folder: str = "", lr_option: str = "", layout: str = ""
-) -> Source:
-    """Opens a folder of pictures or of shards; arguments and errors as of `list_pictures`."""
+def open_source(folder: str, lr_folder: str = "", layout: str = "") -> Source:
+    """Opens a folder of images or of shards; arguments and errors as of `list_images`."""
     root = storage.as_path(folder)
-    storage.check_folder(root, option)
+    storage.check_folder(root)
     if (root / MANIFEST).exists():
-        return ShardSource(folder, option)
+        return ShardSource(folder)
     if (root / PLAN).exists():
         raise UserError(
-            f"{option} {folder} is half prepared; run its `python -m tvt_jax.prepare` command "
-            "again to finish it."
+            f"{folder} is half prepared; run its `python -m tvt_jax.prepare` command again to "
+            "finish it."
         )
-    return FolderSource(list_pictures(folder, option, lr_folder, lr_option, layout))
+    return FolderSource(list_images(folder, lr_folder, layout))
 
 
 def _split(folders: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Local folders and `gs://` buckets through one path library, and writing that is whole or absent.
+"""Local folders and `gs://` buckets by the same functions; files appear when they are complete.
 
 `gs://` needs the package gcsfs (or tensorflow) beside etils, and Google's usual credentials.
 """
@@ -25,19 +25,18 @@ def is_local(path: epath.Path) -> bool:
     return "://" not in os.fspath(path)
 
 
-def check_folder(path: epath.Path, option: str) -> None:
-    """Raises UserError, which names `option`, unless the path is a folder that can be reached."""
+def check_folder(path: epath.Path) -> None:
+    """Raises UserError unless the path is a folder that can be reached."""
     try:
         found = path.is_dir()
     except ImportError as error:
         raise UserError(
-            f"{option} {path}: buckets need one more package ({error.name or error}); "
-            "`pip install gcsfs`."
+            f"{path}: buckets need one more package ({error.name or error}); `pip install gcsfs`."
         ) from error
     except Exception as error:  # each cloud library raises its own kinds
-        raise UserError(f"{option} {path} cannot be reached ({error}).") from error
+        raise UserError(f"{path} cannot be reached ({error}).") from error
     if not found:
-        raise UserError(f"{option} {path} is not a folder.")
+        raise UserError(f"{path} is not a folder.")
 
 
 def list_files(folder: epath.Path) -> list[str]:
@@ -82,7 +81,7 @@ def write_json(path: epath.Path, value: Any) -> None:
 def read_json(path: epath.Path) -> Any:
     """Reads JSON; None if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
 

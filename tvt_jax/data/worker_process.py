@@ -1,10 +1,12 @@
-"""What every process that works on pictures beside the main one does first."""
+"""What a worker process does first, and what its parent does before it starts one."""
 
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
+
+import numpy as np
 
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -33,6 +35,19 @@ def start_worker() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory for the next arrays instead of handing it to the system.
+
+    For a process that makes arrays of a few megabytes over and over, as degradation does; call it
+    once at its start. The system clears every page that it hands out again, which costs a fifth of
+    the time. Up to 64 MB stay with the process. Without glibc nothing happens.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD: freeing one block of almost 32 MB, which is never touched,
+      raises the limits of what goes back.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 def _end_with(parent) -> None:

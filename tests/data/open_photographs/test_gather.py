@@ -29,7 +29,7 @@ from tvt_jax.data.open_photographs.reserved import (
     reserved_table,
 )
 from tvt_jax.data.open_photographs.text_images import fonts_of, text_image
-from tvt_jax.data.sources import list_pictures
+from tvt_jax.data.sources import list_images
 from tvt_jax.errors import UserError
 from tvt_jax.inference.image_files import read_image
 
@@ -87,7 +87,7 @@ def test_photographs_are_shrunk_cut_and_listed(packages, tmp_path):
     output = tmp_path / "out"
     assert gather_photographs(table, output, folder, quiet=True) == (3, 0, [])
     names = ["small/backgrounds_one.png", "small/backgrounds_three.png", "zoo/zoo_resource_two.png"]
-    assert [picture.name for picture in list_pictures(str(output), "--input")] == names
+    assert [picture.name for picture in list_images(str(output))] == names
     one = np.array(Image.open(io.BytesIO(encode(photograph(0, 160), "JPEG", quality=95))))
     means = one.reshape(80, 2, 80, 2, 3).mean((1, 3))
     assert np.abs(read_image(output / names[0]) - means).max() <= 0.51  # rounded once

@@ -3,13 +3,13 @@
     recipe = draw_recipe(config, rng, height, width)    # everything random
     lr, conditioning = degrade(image, recipe)           # nothing random
 
-A recipe is the list of operations with all their parameters, the seeds of the noise among them; it
-goes to JSON and back, and the same image and recipe give the same bytes again on the same machine.
-Only numpy, OpenCV and scipy's special functions are used, no jax: it runs in worker processes.
+A recipe is the list of operations with all their parameters, the seeds of the noise among them: the
+same image and recipe give the same bytes again on the same machine. Only numpy, OpenCV and scipy's
+special functions are used, no jax: it runs in worker processes.
 
 OpenCV spreads its work over threads. Where every core has a worker process already, call
-`cv2.setNumThreads(0)` and `tvt_jax.data.allocator.keep_freed_memory()` at the start of each worker.
-Nothing here changes settings of the process.
+`cv2.setNumThreads(0)` and `keep_freed_memory()` of `tvt_jax.data.worker_process` at the start of
+each. Nothing here changes settings of the process.
 
 Source: xinntao/BasicSR `basicsr/data/degradations.py`, `basicsr/utils/diffjpeg.py`; the order of
   the operations from cswry/OSEDiff `dataloaders/realesrgan.py`.

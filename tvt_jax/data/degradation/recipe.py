@@ -1,8 +1,6 @@
-"""Recipes: degradations as data, and applying them."""
+"""Recipes: a degradation as a list of operations, and applying it."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -12,7 +10,6 @@ from tvt_jax.data.degradation.jpeg import CODECS
 from tvt_jax.data.degradation.kernels import bell_kernel, sinc_kernel
 from tvt_jax.data.degradation.noise import add_noise, gaussian_noise, poisson_noise
 from tvt_jax.data.degradation.resize import resize
-from tvt_jax.errors import UserError
 
 # The operations. `apply` takes and gives [H, W, 3] float32, changes nothing in place and may return
 # its argument. Values outside [0, 1] pass from one operation to the next.
@@ -100,14 +97,6 @@ class Jpeg:
 
 
 Operation = Blur | Sinc | Resize | GaussianNoise | PoissonNoise | Jpeg
-_OPERATIONS = {
-    "blur": Blur,
-    "sinc": Sinc,
-    "resize": Resize,
-    "gaussian_noise": GaussianNoise,
-    "poisson_noise": PoissonNoise,
-    "jpeg": Jpeg,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,60 +113,6 @@ class Recipe:
     width: int
     operations: tuple[Operation, ...]
     enlargement: Resize
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the recipe in the types of JSON; numbers keep every digit."""
-        names = {operation: name for name, operation in _OPERATIONS.items()}
-        return {
-            "height": self.height,
-            "width": self.width,
-            "operations": [
-                {"operation": names[type(o)], **dataclasses.asdict(o)} for o in self.operations
-            ],
-            "enlargement": dataclasses.asdict(self.enlargement),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` gave.
-
-        Raises:
-          UserError: a key is missing or unknown, a value has the wrong type, or there is no such
-            operation.
-        """
-        values = dict(values)
-        operations = []
-        for described in values.pop("operations", ()):
-            described = dict(described)
-            name = described.pop("operation", None)
-            if name not in _OPERATIONS:
-                raise UserError(
-                    f"the recipe asks for {name!r}; there are {', '.join(_OPERATIONS)}."
-                )
-            operations.append(_checked(_OPERATIONS[name], described, name))
-        enlargement = _checked(Resize, values.pop("enlargement", {}), "enlargement")
-        size = {name: values.pop(name, None) for name in ("height", "width")}
-        if values or not all(type(side) is int for side in size.values()):
-            raise UserError(
-                "a recipe has height, width (whole numbers), operations and enlargement"
-                f"{', not ' + ', '.join(values) if values else ''}."
-            )
-        return cls(**size, operations=tuple(operations), enlargement=enlargement)
-
-
-def _checked(kind: type, values: Mapping[str, Any], name: str) -> Any:
-    """An operation, after a check of its names and types."""
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    wrong = [f"{key} is missing" for key in fields if key not in values]
-    wrong += [f"{key} is unknown" for key in values if key not in fields]
-    wrong += [
-        f"{key} = {value!r} is not {fields[key].__name__}"
-        for key, value in values.items()
-        if key in fields and type(value) is not fields[key]
-    ]
-    if wrong:
-        raise UserError(f"{name} in the recipe: {'; '.join(wrong)}.")
-    return kind(**values)
 
 
 def degrade(image: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,9 @@
-"""Folders of pictures to shards: the plan, its tasks, and the manifest of what came out.
+"""Folders of images to shards: the plan, its tasks, and the manifest of what came out.
 
 Every task depends on the plan alone and leaves a file that is whole or absent. So it does not
 matter which process or machine does a task, and after a kill the missing ones are done.
 
-    OUTPUT/plan.json             settings and pictures; while it is there, the work is unfinished
+    OUTPUT/plan.json             settings and images; while it is there, the work is unfinished
     OUTPUT/work/hashes-*.json    hashes of the files, from which duplicates are found
     OUTPUT/shards/part-*         shards and their reports
     OUTPUT/manifest.json         what came out; its presence means that everything is done
@@ -30,7 +30,15 @@ from tvt_jax.data.preparation.shard_writer import (
     finished_report,
     write_shard,
 )
-from tvt_jax.data.sources import MANIFEST, PLAN, SHARDS_FORMAT, Listed, list_pictures, read_file
+from tvt_jax.data.sources import (
+    MANIFEST,
+    PLAN,
+    SHARDS_FORMAT,
+    Listed,
+    check_format,
+    list_images,
+    read_file,
+)
 from tvt_jax.errors import UserError
 from tvt_jax.images import BadPicture
 
@@ -43,38 +51,39 @@ RunTasks = Callable[[Callable[[Task], None], Sequence[Task], str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to prepare, and how. Two runs with equal settings on equal pictures give equal shards.
+    """What to prepare, and how. Two runs with equal settings on equal images give equal shards.
 
     Attributes:
-      inputs: folders of pictures.
-      paired_lr: folders of their LR pictures, in the same order; or none.
-      pairs: one of `config.PAIR_LAYOUTS` if the inputs hold real pairs in such a layout.
+      input: folders of images.
+      paired_lr: folders of their LR images, in the same order; or none.
+      pairs: one of `config.PAIR_LAYOUTS` if the folders hold real pairs in such a layout.
+      shard_size: images in a shard.
       tagger: folder of the tagger that fills in the tags, for the manifest.
-      licence: note on what may be done with the pictures, for the manifest.
+      licence: note on what may be done with the images, for the manifest.
     """
 
-    inputs: tuple[str, ...]
+    input: tuple[str, ...]
     paired_lr: tuple[str, ...] = ()
     pairs: str = ""
     filters: Filters = Filters()
-    pictures_per_shard: int = 100
+    shard_size: int = 100
     tagger: str = ""
     licence: str = ""
 
     def validate(self) -> None:
-        """Raises UserError when options contradict each other."""
-        if self.paired_lr and len(self.paired_lr) != len(self.inputs):
+        """Raises UserError when settings contradict each other."""
+        if self.paired_lr and len(self.paired_lr) != len(self.input):
             raise UserError(
-                f"--paired-lr has {len(self.paired_lr)} folders for {len(self.inputs)} of --input."
+                f"`paired_lr` has {len(self.paired_lr)} folders for {len(self.input)} of `input`."
             )
         if self.paired_lr and self.pairs:
-            raise UserError("give either --paired-lr or --pairs, not both.")
+            raise UserError("give either `paired_lr` or `pairs`, not both.")
         if self.pairs and self.pairs not in PAIR_LAYOUTS:
-            raise UserError(f"--pairs {self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}.")
-        if self.filters.crop < 0 or self.filters.min_side < 1 or self.pictures_per_shard < 1:
-            raise UserError("--crop must not be negative; --min-side and --shard-size, positive.")
+            raise UserError(f"`pairs` {self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}.")
+        if self.filters.crop < 0 or self.filters.min_side < 1 or self.shard_size < 1:
+            raise UserError("`crop` must not be negative; `min_side` and `shard_size`, positive.")
         if not 0 <= self.filters.max_flat <= 1:
-            raise UserError(f"--max-flat {self.filters.max_flat} is not between 0 and 1.")
+            raise UserError(f"`max_flat` {self.filters.max_flat} is not between 0 and 1.")
 
 
 def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_shard) -> dict:
@@ -89,39 +98,40 @@ def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_s
     Returns: the manifest.
     Raises:
       UserError: an input is missing or empty, the output belongs to another preparation or cannot
-        be written, or no picture is left.
+        be written, or no image is left.
     """
     settings.validate()
     root = storage.as_path(output)
-    pictures = _list_inputs(settings)
-    fingerprint = _fingerprint(settings, pictures)
+    images = _list_inputs(settings)
+    fingerprint = _fingerprint(settings, images)
     with _alone(root):
         manifest = storage.read_json(root / MANIFEST)
         if manifest is not None:
+            check_format(manifest, output)
             _check_same(manifest, fingerprint, settings, output)
             return manifest
-        _start(root, settings, pictures, fingerprint)
+        _start(root, settings, images, fingerprint)
         hashes = [
-            _HashTask(output, number, tuple(pictures[first : first + _HASHED_TOGETHER]))
-            for number, first in enumerate(range(0, len(pictures), _HASHED_TOGETHER))
+            _HashTask(output, number, tuple(images[first : first + _HASHED_TOGETHER]))
+            for number, first in enumerate(range(0, len(images), _HASHED_TOGETHER))
         ]
-        run(_hash_pictures, [task for task in hashes if _hashes(task) is None], "hashing")
-        unique, failed, duplicates = _unique(pictures, [h for t in hashes for h in _hashes(t)])
+        run(_hash_images, [task for task in hashes if _hashes(task) is None], "hashing")
+        unique, failed, duplicates = _unique(images, [h for t in hashes for h in _hashes(t)])
         if not unique:
             _close(root)
-            raise UserError(f"none of the {len(pictures)} pictures can be read.")
-        size = settings.pictures_per_shard
+            raise UserError(f"none of the {len(images)} images can be read.")
+        size = settings.shard_size
         parts = [tuple(unique[first : first + size]) for first in range(0, len(unique), size)]
         tasks = [
             ShardTask(output, number, len(parts), fingerprint, settings.filters, part)
             for number, part in enumerate(parts)
         ]
         run(write, [task for task in tasks if finished_report(task) is None], "writing shards")
-        manifest = _manifest(settings, len(pictures), tasks, failed, duplicates)
+        manifest = _manifest(settings, len(images), tasks, failed, duplicates)
         manifest["fingerprint"] = fingerprint
         if not manifest["record_count"]:
             _close(root)
-            raise UserError(f"none of the {len(pictures)} pictures is left: {_reasons(manifest)}.")
+            raise UserError(f"none of the {len(images)} images is left: {_reasons(manifest)}.")
         storage.write_json(root / MANIFEST, manifest)
         _close(root)
     return manifest
@@ -133,24 +143,24 @@ def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_s
 
 
 def _list_inputs(settings: Settings) -> list[Listed]:
-    """All pictures of all inputs; each name starts with its input's."""
-    paths = [storage.as_path(folder) for folder in settings.inputs]
+    """All images of all inputs; each name starts with its input's."""
+    paths = [storage.as_path(folder) for folder in settings.input]
     paths = [path.resolve() if storage.is_local(path) else path for path in paths]
     if len(set(paths)) < len(paths):
-        raise UserError("--input names a folder twice.")
+        raise UserError("`input` names a folder twice.")
     labels = [path.name for path in paths]
     if len(set(labels)) < len(labels):
-        labels = [folder.rstrip("/") for folder in settings.inputs]
+        labels = [folder.rstrip("/") for folder in settings.input]
     found = []
-    for number, (folder, label) in enumerate(zip(settings.inputs, labels, strict=True)):
+    for number, (folder, label) in enumerate(zip(settings.input, labels, strict=True)):
         lr = settings.paired_lr[number] if settings.paired_lr else ""
-        for listed in list_pictures(folder, "--input", lr, "--paired-lr", settings.pairs):
+        for listed in list_images(folder, lr, settings.pairs):
             found.append(listed._replace(name=f"{label}/{listed.name}"))
     return found
 
 
-def _fingerprint(settings: Settings, pictures: list[Listed]) -> str:
-    text = json.dumps([dataclasses.asdict(settings), pictures], sort_keys=True)
+def _fingerprint(settings: Settings, images: list[Listed]) -> str:
+    text = json.dumps([dataclasses.asdict(settings), images], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -163,8 +173,8 @@ def _check_same(found: dict, fingerprint: str, settings: Settings, output: str) 
         for key in now
         if then.get(key) != now[key]
     ]
-    what = "; ".join(changed) or "pictures were added or removed since"
-    raise UserError(f"--output {output} holds another preparation ({what}); choose another folder.")
+    what = "; ".join(changed) or "images were added or removed since"
+    raise UserError(f"`output` {output} holds another preparation ({what}); choose another folder.")
 
 
 def _as_json(settings: Settings) -> dict[str, Any]:
@@ -173,19 +183,20 @@ def _as_json(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps({**dataclasses.asdict(settings), "paired": paired}))
 
 
-def _start(root: epath.Path, settings: Settings, pictures: list[Listed], fingerprint: str) -> None:
+def _start(root: epath.Path, settings: Settings, images: list[Listed], fingerprint: str) -> None:
     """Writes the plan, or checks that the one that is there is this one, and tidies up."""
     plan = storage.read_json(root / PLAN)
     if plan is not None:
+        check_format(plan, str(root))
         _check_same(plan, fingerprint, settings, str(root))
     else:
         if root.exists() and any(not path.name.startswith(".") for path in root.iterdir()):
-            raise UserError(f"--output {root} is not empty and holds no preparation.")
+            raise UserError(f"`output` {root} is not empty and holds no preparation.")
         plan = {
             "format": SHARDS_FORMAT,
             "fingerprint": fingerprint,
             "settings": _as_json(settings),
-            "pictures": len(pictures),
+            "images": len(images),
         }
         storage.write_json(root / PLAN, plan)
     for folder in (root / "work", root / "shards"):
@@ -211,12 +222,12 @@ def _alone(root: epath.Path) -> Iterator[None]:
             return
         lock = Path(root / ".lock").open("a")
     except OSError as error:
-        raise UserError(f"--output {root} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"`output` {root} cannot be written: {error.strerror or error}.") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another run is writing to --output {root}.") from error
+            raise UserError(f"another run is writing to `output` {root}.") from error
         yield  # a killed run's lock is released by the system
 
 
@@ -229,19 +240,19 @@ def _alone(root: epath.Path) -> Iterator[None]:
 class _HashTask:
     output: str
     number: int
-    pictures: tuple[Listed, ...]
+    images: tuple[Listed, ...]
 
     @property
     def file(self) -> epath.Path:
         return storage.as_path(self.output) / "work" / f"hashes-{self.number:05d}.json"
 
 
-def _hash_pictures(task: _HashTask) -> None:
+def _hash_images(task: _HashTask) -> None:
     """Writes a list of [sha256, sha256 of LR or null] or, in its place, of a reason of failure."""
     found = []
-    for picture in task.pictures:
+    for image in task.images:
         try:
-            paths = [picture.path] if picture.lr is None else [picture.path, picture.lr]
+            paths = [image.path] if image.lr is None else [image.path, image.lr]
             digests = [hashlib.sha256(read_file(path)).hexdigest() for path in paths]
             found.append([*digests, None][:2])
         except BadPicture as error:
@@ -252,23 +263,23 @@ def _hash_pictures(task: _HashTask) -> None:
 def _hashes(task: _HashTask) -> list | None:
     """What a task found; None if it is to be done."""
     found = storage.read_json(task.file)
-    return found if found is not None and len(found) == len(task.pictures) else None
+    return found if found is not None and len(found) == len(task.images) else None
 
 
 def _unique(
-    pictures: list[Listed], hashes: list
+    images: list[Listed], hashes: list
 ) -> tuple[list[Hashed], list[dict[str, str]], list[dict[str, str]]]:
-    """Keeps the first of equal pictures; returns it, failures and duplicates."""
+    """Keeps the first of equal images; returns it, failures and duplicates."""
     first: dict[tuple, str] = {}
     unique, failed, duplicates = [], [], []
-    for picture, found in zip(pictures, hashes, strict=True):
+    for image, found in zip(images, hashes, strict=True):
         if isinstance(found, str):
-            failed.append({"name": picture.name, "reason": found})
+            failed.append({"name": image.name, "reason": found})
         elif tuple(found) in first:
-            duplicates.append({"name": picture.name, "same_as": first[tuple(found)]})
+            duplicates.append({"name": image.name, "same_as": first[tuple(found)]})
         else:
-            first[tuple(found)] = picture.name
-            unique.append(Hashed(picture, *found))
+            first[tuple(found)] = image.name
+            unique.append(Hashed(image, *found))
     return unique, failed, duplicates
 
 
@@ -279,7 +290,7 @@ def _unique(
 
 def _manifest(
     settings: Settings,
-    pictures: int,
+    images: int,
     tasks: list[ShardTask],
     failed: list[dict[str, str]],
     duplicates: list[dict[str, str]],
@@ -292,7 +303,7 @@ def _manifest(
             raise UserError(
                 f"the shard {task.file} was not finished; run the same command again to go on."
             )
-        stored += len(report["pictures"])
+        stored += len(report["images"])
         failed += report["failed"]
         filtered += report["filtered"]
         converted.update(entry["reason"] for entry in report["converted"])
@@ -311,8 +322,8 @@ def _manifest(
         "format": SHARDS_FORMAT,
         "licence": settings.licence,
         "settings": _as_json(settings),
-        "pictures": {
-            "found": pictures,
+        "images": {
+            "found": images,
             "stored": stored,
             "failed": len(failed),
             "filtered": len(filtered),
@@ -331,6 +342,6 @@ def _manifest(
 
 
 def _reasons(manifest: dict[str, Any]) -> str:
-    """The commonest reasons why pictures were left out."""
+    """The commonest reasons why images were left out."""
     counts = Counter(entry["reason"] for entry in manifest["failed"] + manifest["filtered"])
     return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))

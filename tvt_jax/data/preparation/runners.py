@@ -50,7 +50,7 @@ def _wait(
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died, perhaps for want of memory; what is finished is kept. Run the "
-            "same command again with fewer --jobs."
+            "same command again with fewer `jobs`."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -71,7 +71,7 @@ def run_on_beam(runner: str, options: str) -> RunTasks:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise UserError(
-            "--runner needs Apache Beam: pip install -r requirements-beam.txt into an environment "
+            "`runner` needs Apache Beam: pip install -r requirements-beam.txt into an environment "
             "of its own."
         ) from error
 
@@ -90,6 +90,6 @@ def run_on_beam(runner: str, options: str) -> RunTasks:
                 )
         except Exception as error:  # each runner has its own kinds of errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise UserError(f"--runner {runner}: {what} failed ({reason}).") from error
+            raise UserError(f"`runner` {runner}: {what} failed ({reason}).") from error
 
     return run

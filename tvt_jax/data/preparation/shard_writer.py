@@ -1,4 +1,4 @@
-"""One shard: pictures in, an ArrayRecord file and a report about it out.
+"""One shard: images in, an ArrayRecord file and a report about it out.
 
 A shard depends on its task alone, so any process on any machine may write it, and writing it twice
 gives the same bytes. It is finished when its report is there, which is written last.
@@ -25,7 +25,7 @@ from tvt_jax.data.sources import Listed, read_file
 from tvt_jax.errors import UserError
 from tvt_jax.images import BadPicture, decode_picture
 
-# [H, W, 3] uint8 pictures of any sizes -> the tags of each.
+# [H, W, 3] uint8 images of any sizes -> the tags of each.
 TagImages = Callable[[list[np.ndarray]], list[list[str]]]
 _TAGGED_TOGETHER = 8
 # A block is flat when its luma deviates less than this (of 255) from its mean. Sky and plain walls
@@ -35,12 +35,12 @@ _FLAT_BLOCK, _FLAT_DEVIATION = 32, 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """What is stored of a picture.
+    """What is stored of an image.
 
     Attributes:
-      crop: side of the tiles in px; 0 stores pictures as they are, byte for byte.
-      min_side: pictures with a shorter side are left out, px.
-      max_flat: pictures or tiles of which a larger share is flat are left out.
+      crop: side of the tiles in px; 0 stores images as they are, byte for byte.
+      min_side: images with a shorter side are left out, px.
+      max_flat: images or tiles of which a larger share is flat are left out.
     """
 
     crop: int = 0
@@ -49,9 +49,9 @@ class Filters:
 
 
 class Hashed(NamedTuple):
-    """A picture, and the SHA-256 of its file and of its LR picture's file."""
+    """An image, and the SHA-256 of its file and of its LR image's file."""
 
-    picture: Listed
+    image: Listed
     sha256: str
     lr_sha256: str | None
 
@@ -71,7 +71,7 @@ class ShardTask:
     count: int
     fingerprint: str
     filters: Filters
-    pictures: tuple[Hashed, ...]
+    images: tuple[Hashed, ...]
 
     @property
     def file(self) -> epath.Path:
@@ -121,7 +121,7 @@ def write_shard(task: ShardTask, tag_images: TagImages | None = None) -> None:
     """
     report = {
         "fingerprint": task.fingerprint,
-        "pictures": [],
+        "images": [],
         "records": [],
         "failed": [],
         "filtered": [],
@@ -147,7 +147,7 @@ def write_shard(task: ShardTask, tag_images: TagImages | None = None) -> None:
 def _write_records(path: Path, records: Iterator[Record], report: dict[str, Any]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # Single records can be read at random; pictures are compressed already.
+    # Single records can be read at random; images are compressed already.
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     try:
         for record in records:
@@ -164,7 +164,7 @@ def _write_records(path: Path, records: Iterator[Record], report: dict[str, Any]
 def _tagged(
     records: Iterator[tuple[Record, np.ndarray]], tag_images: TagImages | None
 ) -> Iterator[Record]:
-    """Fills in the tags, a few pictures at a time."""
+    """Fills in the tags, a few images at a time."""
     if tag_images is None:
         yield from (record for record, _ in records)
         return
@@ -185,9 +185,9 @@ def _tag(waiting: list[tuple[Record, np.ndarray]], tag_images: TagImages) -> Ite
 
 
 def _records(task: ShardTask, report: dict[str, Any]) -> Iterator[tuple[Record, np.ndarray]]:
-    """The records of all pictures, with their pixels; what became of each goes to the report."""
-    for hashed in task.pictures:
-        name, count = hashed.picture.name, 0
+    """The records of all images, with their pixels; what became of each goes to the report."""
+    for hashed in task.images:
+        name, count = hashed.image.name, 0
         try:
             for record, pixels in _records_of(hashed, task.filters, report):
                 yield record, pixels
@@ -198,44 +198,38 @@ def _records(task: ShardTask, report: dict[str, Any]) -> Iterator[tuple[Record, 
         except _FilteredOut as error:
             report["filtered"].append({"name": name, "reason": str(error)})
             continue
-        report["pictures"].append({"name": name, "sha256": hashed.sha256, "records": count})
+        report["images"].append({"name": name, "sha256": hashed.sha256, "records": count})
 
 
 class _FilteredOut(Exception):
-    """A good picture that the filters leave out; the message is the reason."""
+    """A good image that the filters leave out; the message is the reason."""
 
 
 def _records_of(
     hashed: Hashed, filters: Filters, report: dict[str, Any]
 ) -> Iterator[tuple[Record, np.ndarray]]:
-    """The records of one picture.
+    """The records of one image.
 
     Raises:
-      BadPicture, _FilteredOut: the picture gave no record and gives none.
+      BadPicture, _FilteredOut: the image gave no record and gives none.
     """
-    picture = hashed.picture
-    data = _read_unchanged(picture.path, hashed.sha256)
+    image = hashed.image
+    data = _read_unchanged(image.path, hashed.sha256)
     hr, conversions = decode_picture(data)
     height, width = hr.shape[:2]
     lr_data = lr = None
     factor = 1
-    if picture.lr is not None:
-        lr_data = _read_unchanged(picture.lr, hashed.lr_sha256)
+    if image.lr is not None:
+        lr_data = _read_unchanged(image.lr, hashed.lr_sha256)
         lr = decode_picture(lr_data).pixels
-        factor = pair_factor((width, height), (lr.shape[1], lr.shape[0]))
-        if factor is None:
-            raise BadPicture(
-                f"HR {width}x{height} and LR {lr.shape[1]}x{lr.shape[0]} px have no whole factor"
-            )
-        if filters.crop % factor:
-            raise BadPicture(f"--crop {filters.crop} is no multiple of the pair's factor {factor}")
+        factor = pair_factor(hr, lr, filters.crop)
     smallest = max(filters.min_side, filters.crop)
     if min(width, height) < smallest:
         raise _FilteredOut(f"{width}x{height} px, smaller than {smallest}")
-    report["converted"] += [{"name": picture.name, "reason": reason} for reason in conversions]
+    report["converted"] += [{"name": image.name, "reason": reason} for reason in conversions]
     if filters.crop:
         stored = 0
-        for tile in _tiles(picture.name, hr, lr, factor, filters):
+        for tile in _tiles(image.name, hr, lr, factor, filters):
             yield tile
             stored += 1
         if not stored:
@@ -243,13 +237,13 @@ def _records_of(
         return
     if _flat_share(hr, filters) > filters.max_flat:
         raise _FilteredOut(f"more than {filters.max_flat:.0%} of it is flat")
-    yield Record(picture.name, data, hashed.sha256, width, height, lr=lr_data), hr
+    yield Record(image.name, data, hashed.sha256, width, height, lr=lr_data), hr
 
 
 def _tiles(
     name: str, hr: np.ndarray, lr: np.ndarray | None, factor: int, filters: Filters
 ) -> Iterator[tuple[Record, np.ndarray]]:
-    """Cuts a picture into tiles that cover it and overlap as little as that allows."""
+    """Cuts an image into tiles that cover it and overlap as little as that allows."""
     crop = filters.crop
     rows, columns = hr.shape[:2]
     if lr is not None:
@@ -283,14 +277,14 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _flat_share(pixels: np.ndarray, filters: Filters) -> float:
-    """Share of the blocks of a picture that are flat; 0 where nobody asks."""
+    """Share of the blocks of an image that are flat; 0 where nobody asks."""
     if filters.max_flat >= 1:
         return 0.0
     luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     height, width = luma.shape
     block = min(_FLAT_BLOCK, height, width)
     flat = []
-    for top in range(0, height - block + 1, block):  # row by row: a large picture stays small
+    for top in range(0, height - block + 1, block):  # row by row: a large image stays small
         strip = luma[top : top + block, : width // block * block].astype(np.float32)
         blocks = strip.reshape(block, -1, block).swapaxes(0, 1)
         flat.append(blocks.std(axis=(1, 2)) < _FLAT_DEVIATION)
