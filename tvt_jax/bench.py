@@ -14,13 +14,10 @@ def complexity() -> None:
     print(complexity_report())
 
 
-def data(
-    against_reference: bool = False, crop: int = 512, rounds: int = 7, images: int = 16
-) -> None:
+def data(crop: int = 512, rounds: int = 7, images: int = 16) -> None:
     """Time the degradation on one thread with both presets, and the pipeline by worker processes.
 
     Args:
-      against_reference: time BasicSR 1.4.2 beside it; needs torch and basicsr.
       crop: side of the crops, px.
       rounds: how often to measure; the median is told.
       images: in a round.
@@ -28,7 +25,7 @@ def data(
     from tvt_jax.benchmarks.data_speed import degradation_speed_report
     from tvt_jax.benchmarks.pipeline_speed import pipeline_speed_report
 
-    print(degradation_speed_report(against_reference, crop, rounds, images))
+    print(degradation_speed_report(crop, rounds, images))
     print()
     print(pipeline_speed_report())
 
@@ -62,7 +59,6 @@ def memory(
     batch_size: int | None = None,
     fsdp: int | None = None,
     quick: bool = False,
-    separate_bases: bool = False,
     vae: str | None = None,
 ) -> None:
     """Print what a training step takes of each device of a TPU slice; needs no TPU, but libtpu.
@@ -74,8 +70,6 @@ def memory(
       fsdp: parts that weights and moments are split into, instead of the configuration's.
       quick: compile with little effort, in much less time: shows that the step compiles and
         shards; its memory is not that of a real run.
-      separate_bases: of stage 3, with a UNet for each of generator, teacher and critic instead of
-        one for all, for comparison.
       vae: architecture of a frozen VAE whose folder the configuration does not name: VAE-D4,
         VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
     """
@@ -84,7 +78,7 @@ def memory(
 
     settings = _settings(config, batch_size)
     settings.mesh.fsdp = fsdp or settings.mesh.fsdp
-    result = tpu_step_memory(settings, topology, quick, separate_bases, vae)
+    result = tpu_step_memory(settings, topology, quick, vae)
     print(
         f"{config} on {topology}, {result.devices} devices, batch {settings.data.batch_size}, "
         f"{settings.data.crop} px, fsdp {settings.mesh.fsdp}: per device "

@@ -66,8 +66,14 @@ def test_a_discriminator_that_joins_later_is_timed(monkeypatch):
     assert configs[0].loss.gan == loss.gan
 
 
+@pytest.mark.parametrize("vae", [None, "VAE-D5"])
+def test_an_ablation_whose_vae_is_not_clear_must_name_it(vae):
+    with pytest.raises(UserError, match=f"vae {vae} is not one of VAE-D8, .* S4 VAE-D4"):
+        stand_in_vae(read_config("configs/stage3.py:S4"), vae)
+
+
 def test_no_steps_are_a_mistake():
-    with pytest.raises(UserError, match="--steps must be at least 1"):
+    with pytest.raises(UserError, match="steps must be at least 1"):
         step_speed(small_config(), steps=0)
 
 
@@ -183,7 +189,7 @@ def test_every_kind_of_run_is_counted(stage):
     config = read_config(f"configs/{stage}.py:tiny")
     once = _flops(config)
     config.data.batch_size *= 2
-    # Twice the pictures; what does not depend on them counts once.
+    # Twice the images; what does not depend on them counts once.
     assert once < _flops(config) <= 2 * once
 
 

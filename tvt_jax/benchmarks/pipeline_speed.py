@@ -17,7 +17,7 @@ from tvt_jax.data.preparation.prepare import Settings, prepare_shards
 from tvt_jax.data.preparation.runners import run_in_processes
 from tvt_jax.progress import progress
 
-_SIZE = (1536, 1024)  # px; about LSDIR's pictures
+_SIZE = (1536, 1024)  # px; about LSDIR's images
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -91,14 +91,13 @@ def pipeline_speed_report(
     Returns: a table in Markdown.
     """
     with tempfile.TemporaryDirectory() as folder:
-        pictures, shards = Path(folder) / "pictures", Path(folder) / "shards"
-        pictures.mkdir()
+        images, shards = Path(folder) / "images", Path(folder) / "shards"
+        images.mkdir()
         for path in sorted(TRAIN_PHOTOGRAPHS.glob("*.jpg")):
-            with Image.open(path) as picture:
-                picture.resize(_SIZE, Image.Resampling.BICUBIC).save(
-                    pictures / path.name, quality=92
-                )
-        prepare_shards(str(shards), Settings((str(pictures),)), run_in_processes(1, True))
+            with Image.open(path) as image:
+                large = image.resize(_SIZE, Image.Resampling.BICUBIC)
+                large.save(images / path.name, quality=92)
+        prepare_shards(str(shards), Settings((str(images),)), run_in_processes(1, True))
         config = DataConfig(train=str(shards), crop=crop, batch_size=batch_size)
         lines = [
             f"Crops of {crop} px from JPEG of {_SIZE[0]}x{_SIZE[1]} px in shards; best of {rounds}",

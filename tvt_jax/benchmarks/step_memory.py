@@ -16,7 +16,6 @@ from tvt_jax.memory import compile_program
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings
 from tvt_jax.training.program import make_stage
-from tvt_jax.training.restoration import Forward
 from tvt_jax.training.state import Stage, init_state
 from tvt_jax.training.step import make_step
 
@@ -44,7 +43,6 @@ def tpu_step_memory(
     config: TrainConfig,
     topology: str,
     quick: bool,
-    separate_bases: bool = False,
     vae: str | None = None,
 ) -> StepMemory:
     """Compiles the step of a run for a TPU slice.
@@ -56,7 +54,6 @@ def tpu_step_memory(
       topology: chip and arrangement, for example "v5e:2x4".
       quick: compile with little effort, in much less time; the memory then differs from that of
         a real run.
-      separate_bases: of stage 3: give generator, teacher and critic a UNet each, for comparison.
       vae: as of `stand_in_vae`.
 
     Raises:
@@ -69,8 +66,6 @@ def tpu_step_memory(
     with tempfile.TemporaryDirectory() as folder, compiling_for("tpu"):
         config = with_stand_ins(config, Path(folder), vae)
         stage = make_stage(config)
-        if separate_bases:
-            stage = _with_separate_bases(stage)
         arguments = _arguments(stage, config, mesh)
         stage = dataclasses.replace(stage, params=arguments[0].params, frozen=None)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments)
@@ -86,7 +81,7 @@ def tpu_step_memory(
             compiled = compile_program(
                 step.lower(*arguments),
                 f"a training step on {topology}",
-                "lower --batch-size or raise --fsdp",
+                "lower the batch size or raise fsdp",
             )
     analysis, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return StepMemory(
@@ -109,29 +104,6 @@ def _devices(topology: str) -> list:
             f"no TPU compiler for {topology} ({str(error).splitlines()[0]}); install it with "
             "`pip install libtpu` and name a slice such as v5e:2x4."
         ) from error
-
-
-class _SeparateBases(Forward):
-    """Stage 3 as it is without sharing: each of the three networks reads weights of its own."""
-
-    def teacher_params(self, frozen):
-        return frozen["teacher"]
-
-    def critic_params(self, frozen):
-        return frozen["critic"]
-
-    def unet_params(self, frozen):
-        return frozen["generator"]
-
-
-def _with_separate_bases(stage: Stage) -> Stage:
-    forward = stage.gradients.__self__
-    frozen = {name: tree for name, tree in stage.frozen.items() if name not in ("sd", "unet")}
-    frozen |= {"teacher": stage.frozen["sd"], "critic": stage.frozen["sd"]}
-    frozen["generator"] = forward.unet_params(stage.frozen)
-    values = {field.name: getattr(forward, field.name) for field in dataclasses.fields(forward)}
-    gradients = _SeparateBases(**values).gradients
-    return dataclasses.replace(stage, frozen=frozen, gradients=gradients)
 
 
 def _arguments(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple:

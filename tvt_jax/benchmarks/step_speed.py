@@ -80,7 +80,7 @@ class StepSpeed:
 
 
 def step_speed(config: TrainConfig, steps: int, vae: str | None = None) -> StepSpeed:
-    """Times the step of a run on random pictures.
+    """Times the step of a run on random images.
 
     Networks whose folders the configuration does not name are the paper's; see `with_stand_ins`. A
     discriminator that joins later in the run takes part from the first step.
@@ -95,7 +95,7 @@ def step_speed(config: TrainConfig, steps: int, vae: str | None = None) -> StepS
         the devices are too small or too many for the batch.
     """
     if steps < 1:
-        raise UserError("--steps must be at least 1.")
+        raise UserError("steps must be at least 1.")
     vae = stand_in_vae(config, vae)
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
@@ -150,7 +150,7 @@ def _flops(config: TrainConfig) -> float:
 
 
 def _random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Pictures in [-1, 1], tokens from 0 to 999."""
+    """Images in [-1, 1], tokens from 0 to 999."""
     rng = np.random.default_rng(0)
     return {
         name: rng.integers(0, 1000, shape.shape, shape.dtype)
