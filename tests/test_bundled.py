@@ -5,9 +5,10 @@ import pytest
 
 from tvt_jax.bundled import ASSETS, DEGRADED_PHOTOGRAPH, HELDOUT_PHOTOGRAPHS, SMALL_MODEL
 from tvt_jax.demo import demo
+from tvt_jax.evaluation.methods import load_method
+from tvt_jax.evaluation.protocol import Quality
 from tvt_jax.evaluation.public_benchmark import degrade
-from tvt_jax.evaluation.quality import Quality, mean_values
-from tvt_jax.evaluation.restoration_methods import load_method
+from tvt_jax.evaluation.report import mean_values
 from tvt_jax.infer import infer
 from tvt_jax.inference.image_files import read_image
 from tvt_jax.inference.upscaler import Upscaler

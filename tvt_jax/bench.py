@@ -93,7 +93,7 @@ def _settings(config: str, batch_size: int | None) -> TrainConfig:
     settings = read_config(config)
     if batch_size is not None:
         if batch_size < 1:
-            raise UserError("--batch-size must be at least 1.")
+            raise UserError("`batch_size` must be at least 1.")
         settings.data.batch_size = batch_size
     return settings
 

@@ -15,8 +15,9 @@ def demo(output: Path = Path("outputs/demo")) -> None:
     import numpy as np
 
     from tvt_jax.bundled import DEGRADED_PHOTOGRAPH, HELDOUT_PHOTOGRAPHS
-    from tvt_jax.evaluation.quality import METRICS, Quality, table_cell
-    from tvt_jax.evaluation.restoration_methods import load_method
+    from tvt_jax.evaluation.methods import load_method
+    from tvt_jax.evaluation.protocol import METRICS, Quality
+    from tvt_jax.evaluation.report import table_cell
     from tvt_jax.inference.image_files import read_image, write_image
     from tvt_jax.inference.upscaler import Upscaler
 

@@ -1,4 +1,4 @@
-"""`python -m tvt_jax.evaluate`: quality of pictures, as figures that can be compared."""
+"""`python -m tvt_jax.evaluate`: quality of images, as figures that can be compared."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ from tvt_jax.errors import UserError
 
 
 def vae(model: list[Path], input: Path, output: Path | None = None, quiet: bool = False) -> None:
-    """Measure how well VAEs reconstruct pictures: PSNR, SSIM and LPIPS as in the paper's Table 1.
+    """Measure how well VAEs reconstruct images: PSNR, SSIM and LPIPS as in the paper's Table 1.
 
     Args:
         model: VAE folders, or model folders around them; one row each.
-        input: a folder of pictures, searched to the bottom; the paper's is Urban100.
-        output: report in JSON with the protocol, versions and the values of each picture.
+        input: a folder of images, searched to the bottom; the paper's is Urban100.
+        output: report in JSON with the protocol, versions and the values of each image.
         quiet: print nothing but the table and errors.
     """
     from tvt_jax.evaluation.vae_report import evaluate_vaes, vae_table
@@ -24,7 +24,7 @@ def vae(model: list[Path], input: Path, output: Path | None = None, quiet: bool 
     _write_report(output, report)
     if report["failed"]:
         raise UserError(
-            f"{len(report['failed'])} pictures could not be used, the means are over the others: "
+            f"{len(report['failed'])} images could not be used, the means are over the others: "
             f"{', '.join(report['failed'])}."
         )
 
@@ -36,13 +36,13 @@ def images(
     output: Path | None = None,
     quiet: bool = False,
 ) -> None:
-    """Compare pictures with their references of the same names: PSNR-Y, SSIM-Y and LPIPS.
+    """Compare images with their references of the same names: PSNR-Y, SSIM-Y and LPIPS.
 
     Args:
-        pred: a folder of pictures, searched to the bottom, or one picture.
-        ref: a folder with the same names (suffixes may differ), or one picture.
+        pred: a folder of images, searched to the bottom, or one image.
+        ref: a folder with the same names (suffixes may differ), or one image.
         metrics: what to measure, separated by commas.
-        output: report in JSON with the protocol, versions and the values of each picture.
+        output: report in JSON with the protocol, versions and the values of each image.
         quiet: print nothing but the table and errors.
     """
     from tvt_jax.evaluation.images_report import compare_images, images_table
@@ -63,7 +63,7 @@ def restoration(
 ) -> None:
     """Restore the public benchmark by several methods: quality, seconds, memory, legible text.
 
-    The nine pictures come from the packages scikit-image, scikit-learn and matplotlib, installed or
+    The nine images come from the packages scikit-image, scikit-learn and matplotlib, installed or
     fetched from PyPI once. Each method runs in a process of its own.
 
     Args:
@@ -72,13 +72,13 @@ def restoration(
             realesr-animevideov3.
         degradation: "realistic" (blur, noise, JPEG) or "bicubic".
         text: also render text, degrade and restore it, and count the characters that OCR reads.
-        output: folder for the report in JSON and all pictures.
+        output: folder for the report in JSON and all images.
         quiet: print nothing but the table and errors.
     """
     from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
 
     if output is not None and output.is_file():
-        raise UserError(f"--output {output} is a file, and a folder is wanted here.")
+        raise UserError(f"`output` {output} is a file, and a folder is wanted here.")
     methods = [name.strip() for name in against.split(",") if name.strip()]
     methods += [str(folder) for folder in model]
     report = evaluate_restoration(methods, degradation, text, output, quiet)
@@ -89,7 +89,7 @@ def restoration(
 
 def _check_report_file(output: Path | None) -> None:
     if output is not None and output.is_dir():
-        raise UserError(f"--output {output} is a folder, and a file is wanted here.")
+        raise UserError(f"`output` {output} is a folder, and a file is wanted here.")
 
 
 def _write_report(output: Path | None, report: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def photographs(
         some_of,
     )
     from tvt_jax.data.open_photographs.text_images import fonts_of
-    from tvt_jax.evaluation.text_legibility import text_fonts
+    from tvt_jax.evaluation.legibility import text_fonts
 
     fonts = []
     if text:

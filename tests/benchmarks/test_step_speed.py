@@ -68,12 +68,12 @@ def test_a_discriminator_that_joins_later_is_timed(monkeypatch):
 
 @pytest.mark.parametrize("vae", [None, "VAE-D5"])
 def test_an_ablation_whose_vae_is_not_clear_must_name_it(vae):
-    with pytest.raises(UserError, match=f"vae {vae} is not one of VAE-D8, .* S4 VAE-D4"):
+    with pytest.raises(UserError, match=f"`vae` {vae} is not one of VAE-D8, .* S4 VAE-D4"):
         stand_in_vae(read_config("configs/stage3.py:S4"), vae)
 
 
 def test_no_steps_are_a_mistake():
-    with pytest.raises(UserError, match="steps must be at least 1"):
+    with pytest.raises(UserError, match="`steps` must be at least 1"):
         step_speed(small_config(), steps=0)
 
 

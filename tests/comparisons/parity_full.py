@@ -1,7 +1,7 @@
 """`make parity-full`: full-width networks in PyTorch and here, one after the other.
 
 VAE-D4, CE-UNet and text encoder at Stable Diffusion 2.1's widths with seeded random weights
-restore one picture. Each framework runs in a process of its own, so that peak memory is its own;
+restore one image. Each framework runs in a process of its own, so that peak memory is its own;
 PyTorch writes the weights and we read them through the usual loader.
 """
 
@@ -21,7 +21,7 @@ TOKENS = np.random.default_rng(1).integers(0, 49408, (1, 77))
 TIMESTEP = 1
 
 
-def picture(side: int) -> np.ndarray:
+def synthetic_image(side: int) -> np.ndarray:
     """[side, side, 3] uint8: a bundled photograph, mirrored where it is too small."""
     from PIL import Image
 
@@ -33,7 +33,7 @@ def picture(side: int) -> np.ndarray:
 
 
 def run_pytorch(folder: Path, side: int) -> dict:
-    """Builds and saves the networks, restores the picture."""
+    """Builds and saves the networks, restores the image."""
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -55,7 +55,7 @@ def run_pytorch(folder: Path, side: int) -> dict:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
     )
 
-    pixels = torch.from_numpy(picture(side)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    pixels = torch.from_numpy(synthetic_image(side)).permute(2, 0, 1)[None].float() / 127.5 - 1
     start = time.perf_counter()
     with torch.no_grad():
         context = text(torch.from_numpy(TOKENS)).last_hidden_state
@@ -76,7 +76,7 @@ def run_pytorch(folder: Path, side: int) -> dict:
 
 
 def run_jax(folder: Path, side: int) -> dict:
-    """Loads the same networks, restores the picture, compares."""
+    """Loads the same networks, restores the image, compares."""
     import jax
     import jax.numpy as jnp
 
@@ -99,7 +99,7 @@ def run_jax(folder: Path, side: int) -> dict:
         image = autoencoder.decode(predict_clean(latent, noise, alpha_bar) / 0.18215)
         return {"context": context, "latent": latent, "noise": noise, "image": image}
 
-    pixels = jnp.asarray(picture(side), jnp.float32)[None] / 127.5 - 1
+    pixels = jnp.asarray(synthetic_image(side), jnp.float32)[None] / 127.5 - 1
     arguments = (vae.params, unet.params, text.params, pixels, jnp.asarray(TOKENS))
     start = time.perf_counter()
     compiled = jax.jit(restore).lower(*arguments).compile()
@@ -121,7 +121,7 @@ def run_jax(folder: Path, side: int) -> dict:
 def main() -> None:
     """Runs both and prints a report; exit status 1 if they differ by more than 1e-4."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=128, help="side of the restored picture, px")
+    parser.add_argument("--side", type=int, default=128, help="side of the restored image, px")
     parser.add_argument("--only", choices=["pytorch", "jax"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -142,7 +142,7 @@ def main() -> None:
             )
             results[framework] = json.loads(done.stdout.strip().splitlines()[-1])
     ours, theirs = results["jax"], results["pytorch"]
-    print(f"one {options.side}x{options.side} px picture, full width, float32, CPU")
+    print(f"one {options.side}x{options.side} px image, full width, float32, CPU")
     for name, difference in ours["differences"].items():
         magnitude = ours["magnitudes"][name]
         print(f"  {name:8} greatest difference {difference:.2e} (values up to {magnitude:.2f})")

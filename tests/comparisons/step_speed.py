@@ -3,7 +3,7 @@
 PyTorch runs `tests.support.torch_restoration` as the release trains: diffusers' UNets with peft's
 adapters, a UNet each for generator, teacher and critic, the teacher in bfloat16 and the other two
 in float32 under autocast, plain and through `torch.compile`. Both have the same weights (random
-ones), random pictures, text as embeddings, UNets that compute in bfloat16 and the rest in float32
+ones), random images, text as embeddings, UNets that compute in bfloat16 and the rest in float32
 with each framework's fast products, and compute activations again in the backward pass. Each runs
 in a process of its own, so that its memory is its own.
 """

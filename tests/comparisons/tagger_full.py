@@ -1,11 +1,11 @@
 """`make tagger-full`: the tagger at full size, from the release's files to tags.
 
 Writes files of the release's names, shapes and size (RAM with its optimizer, 5.6 GB; weights that
-follow from the tensors' names), converts them, and tags pictures here and in PyTorch. Every step
+follow from the tensors' names), converts them, and tags images here and in PyTorch. Every step
 runs in a process of its own, so that peak memory is its own. Prints:
  - memory of the conversion, which must stay under 4 GiB;
  - the greatest difference of a probability to PyTorch's, and whether all tags agree;
- - seconds and CPU seconds a picture, here and in PyTorch, and peak memory;
+ - seconds and CPU seconds an image, here and in PyTorch, and peak memory;
  - the share of tags that bfloat16 changes.
 
 With `--ram-data` (ram/data of github.com/xinyu1205/recognize-anything) the real thresholds are
@@ -38,7 +38,7 @@ TOLERANCE = 2.5e-6
 ORIGINAL_COUNTS = {"ram": [68, 7], "dape": [77, 5]}
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def images(count: int) -> list[np.ndarray]:
     """The two drawn images, then bundled photographs."""
     from PIL import Image
 
@@ -92,7 +92,7 @@ def convert(folder: Path, options, kind: str) -> dict:
 
 
 def run_pytorch(folder: Path, options) -> dict:
-    """Tags one picture at a time with the reference."""
+    """Tags one image at a time with the reference."""
     import safetensors.torch
     import torch
 
@@ -112,12 +112,12 @@ def run_pytorch(folder: Path, options) -> dict:
 
 
 def run_here(folder: Path, options, kind: str, dtype: str) -> dict:
-    """Tags one picture at a time with the tagger of this package."""
+    """Tags one image at a time with the tagger of this package."""
     from tvt_jax.inference.tagging import load_tagger
 
     tagger = load_tagger(folder / kind, dtype, batch_size=1)
     start = time.perf_counter()
-    next(tagger.probabilities(pictures(2)))
+    next(tagger.probabilities(images(2)))
     first = time.perf_counter() - start
     result = _measure(
         lambda image: next(tagger.probabilities([image])), folder / f"{kind}_{dtype}.npy", options
@@ -126,9 +126,9 @@ def run_here(folder: Path, options, kind: str, dtype: str) -> dict:
 
 
 def _measure(tag, path: Path, options) -> dict:
-    """Tags every picture; wall-clock and CPU seconds of the fastest, and all probabilities."""
+    """Tags every image; wall-clock and CPU seconds of the fastest, and all probabilities."""
     rows, wall, cpu = [], [], []
-    for image in pictures(options.pictures):
+    for image in images(options.images):
         start, cpu_start = time.perf_counter(), time.process_time()
         rows.append(tag(image))
         wall.append(time.perf_counter() - start)
@@ -159,7 +159,7 @@ def report(folder: Path, options, results: dict) -> list[str]:
     total = int(tags["dape_float32"].sum())
     counts = {kind: tags[f"{kind}_float32"][:2].sum(axis=1).tolist() for kind in ORIGINAL_COUNTS}
 
-    print(f"{len(tags['pytorch'])} pictures, one at a time, float32, CPU")
+    print(f"{len(tags['pytorch'])} images, one at a time, float32, CPU")
     for kind in ("ram", "dape"):
         step = results[f"convert {kind}"]
         print(f"  conversion of {results['write']['gib']:.2f} GiB ({kind}): "
@@ -167,13 +167,13 @@ def report(folder: Path, options, results: dict) -> list[str]:
     for name in ("pytorch", "here", "here, bfloat16"):
         step = results[name]
         print(
-            f"  {name:15} {step['seconds']:.2f} s, {step['cpu_seconds']:.2f} CPU s a picture "
+            f"  {name:15} {step['seconds']:.2f} s, {step['cpu_seconds']:.2f} CPU s an image "
             f"(fastest), median {step['median']:.2f} s, peak {step['peak_gib']:.2f} GiB"
         )
-    print(f"  first picture here: {results['here']['first_seconds']:.1f} s (load and compile)")
+    print(f"  first image here: {results['here']['first_seconds']:.1f} s (load and compile)")
     print(f"  greatest difference of a probability to PyTorch {difference:.1e}")
     print(f"  tags of the drawn images {counts}")
-    print(f"  tags of every picture with DAPE {tags['dape_float32'].sum(axis=1).tolist()}")
+    print(f"  tags of every image with DAPE {tags['dape_float32'].sum(axis=1).tolist()}")
     print(f"  bfloat16 changes {changed} of {total} tags ({changed / max(total, 1):.2%})")
     problems = []
     if max(results[f"convert {kind}"]["peak_gib"] for kind in ("ram", "dape")) > CONVERSION_LIMIT:
@@ -190,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=6, help="how many are tagged, at least 2")
+    parser.add_argument("--images", type=int, default=6, help="how many are tagged, at least 2")
     parser.add_argument("--ram-data", type=Path, help="folder with RAM's two lists")
     parser.add_argument("--only", choices=list(STEPS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

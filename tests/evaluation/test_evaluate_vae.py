@@ -1,4 +1,4 @@
-"""`evaluate vae`, from folders of pictures and VAEs to the table and the report."""
+"""`evaluate vae`, from folders of images and VAEs to the table and the report."""
 
 import json
 import os
@@ -23,11 +23,13 @@ from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import vae_report
-from tvt_jax.evaluation.reconstruction import reconstruct, reconstruct_batch
+from tvt_jax.evaluation.reconstruction import reconstruct
 from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
 from tvt_jax.inference.image_files import read_image
-from tvt_jax.metrics import network_call
-from tvt_jax.metrics.image_quality import cut_border, luma, psnr, ssim
+from tvt_jax.metrics import compiled
+from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.psnr import psnr
+from tvt_jax.metrics.ssim import ssim
 from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.weights.model_folder import load_network, save_network
 from tvt_jax.weights.names import params_to_torch
@@ -48,9 +50,9 @@ def small_vae(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Crops of the held-out photographs: two of one size, one that 4 does not divide."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     (folder / "sub").mkdir()
     names = sorted(p.name for p in HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
     for name, box, target in (
@@ -63,34 +65,34 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(small_vae, pictures):
-    return evaluate_vaes([small_vae, small_vae / "vae"], pictures, quiet=True)
+def report(small_vae, images):
+    return evaluate_vaes([small_vae, small_vae / "vae"], images, quiet=True)
 
 
-def test_values_are_those_of_the_metrics(small_vae, pictures, report):
-    """Each picture alone, by the protocol that the report tells.
+def test_values_are_those_of_the_metrics(small_vae, images, report):
+    """Each image alone, by the protocol that the report tells.
 
     In a batch of another size a value near a half may be rounded the other way: single pixels
     differ by 1.
     """
     vae = load_network(small_vae / "vae", "vae", jnp.float32, jnp.float32)
-    images = report["vaes"][0]["images"]
-    assert [image["file"] for image in images] == ["a.png", "c.png", "sub/b.png"]
-    for row in images:
-        picture = read_image(pictures / row["file"])
-        assert (row["width"], row["height"]) == (picture.shape[1], picture.shape[0])
-        output = reconstruct(vae, picture)
-        assert output.shape == picture.shape and output.dtype == np.uint8
-        y = [luma(cut_border(x, 4)) for x in (output, picture)]
+    rows = report["vaes"][0]["images"]
+    assert [row["file"] for row in rows] == ["a.png", "c.png", "sub/b.png"]
+    for row in rows:
+        image = read_image(images / row["file"])
+        assert (row["width"], row["height"]) == (image.shape[1], image.shape[0])
+        output = reconstruct(vae, image[None])[0]
+        assert output.shape == image.shape and output.dtype == np.uint8
+        y = [luma(x[4:-4, 4:-4]) for x in (output, image)]
         assert abs(row["psnr_y"] - psnr(*y)) < 1e-3 and abs(row["ssim_y"] - ssim(*y)) < 1e-4
-        assert abs(row["psnr_rgb"] - psnr(output, picture)) < 1e-3
-        assert abs(row["ssim_rgb"] - ssim(output, picture)) < 1e-4
-        a, b = (nchw(x[None].astype(np.float32) / 127.5 - 1) for x in (output, picture))
+        assert abs(row["psnr_rgb"] - psnr(output, image)) < 1e-3
+        assert abs(row["ssim_rgb"] - ssim(output, image)) < 1e-4
+        a, b = (nchw(x[None].astype(np.float32) / 127.5 - 1) for x in (output, image))
         for net in ("vgg16", "alexnet"):
             want = reference_lpips(net)(a, b).item()
             assert abs(row[f"lpips_{net}"] - want) < 1e-4
     for key, _, _ in COLUMNS:
-        mean = np.mean([image[key] for image in images])
+        mean = np.mean([row[key] for row in rows])
         assert abs(report["vaes"][0]["mean"][key] - mean) < 1e-9
 
 
@@ -110,7 +112,7 @@ def test_table_and_report(report):
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert f"| {report['vaes'][0]['mean']['psnr_y']:.2f} |" in lines[2]
     assert f"| {report['vaes'][0]['mean']['lpips_alexnet']:.4f} |" in lines[2]
-    assert "Means over 3 pictures" in table
+    assert "Means over 3 images" in table
     assert "VAE-D8 25.29 dB, 0.7656, 0.0659; VAE-D4 32.35 dB, 0.9290, 0.0230" in table
 
 
@@ -124,7 +126,7 @@ def test_the_papers_row_stands_beside_its_architecture(name, report):
     assert vae_report._paper_row(config.VAES["V1"]) is None and report["vaes"][0]["paper"] is None
 
 
-def test_pictures_of_one_size_share_a_program(small_vae, tmp_path, monkeypatch):
+def test_images_of_one_size_share_a_program(small_vae, tmp_path, monkeypatch):
     """Also the last ones of a size, which do not fill a batch."""
     vae = load_network(small_vae / "vae", "vae", jnp.float32, jnp.float32)
     random = np.random.default_rng(0)
@@ -133,13 +135,13 @@ def test_pictures_of_one_size_share_a_program(small_vae, tmp_path, monkeypatch):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     monkeypatch.setattr(vae_report, "_BATCH_PIXELS", 2 * 36 * 36)
     monkeypatch.setattr(vae_report, "load_lpips", missing)
-    programs = set(network_call._PROGRAMS)
+    programs = set(compiled._PROGRAMS)
     rows = evaluate_vaes([small_vae], tmp_path, quiet=True)["vaes"][0]["images"]
-    assert len(set(network_call._PROGRAMS) - programs) == 1
+    assert len(set(compiled._PROGRAMS) - programs) == 1
     assert [row["file"] for row in rows] == [f"{i}.png" for i in range(5)]
     for row in rows:
-        picture = read_image(tmp_path / row["file"])
-        assert abs(row["psnr_rgb"] - psnr(reconstruct(vae, picture), picture)) < 0.01
+        image = read_image(tmp_path / row["file"])
+        assert abs(row["psnr_rgb"] - psnr(reconstruct(vae, image[None])[0], image)) < 0.01
 
 
 def test_the_reconstruction_is_pytorchs(tmp_path):
@@ -162,9 +164,9 @@ def test_the_reconstruction_is_pytorchs(tmp_path):
     safetensors.numpy.save_file(old, path)
 
     vae = load_network(tmp_path / "vae", "vae", jnp.float32, jnp.float32)
-    picture = read_image(next(HELDOUT_PHOTOGRAPHS.glob("*.jpg")))[:39, :33]
-    got = reconstruct_batch(vae, picture[None])[0]
-    padded = np.pad(picture, ((0, 1), (0, 1), (0, 0)), mode="reflect")
+    image = read_image(next(HELDOUT_PHOTOGRAPHS.glob("*.jpg")))[:39, :33]
+    got = reconstruct(vae, image[None])[0]
+    padded = np.pad(image, ((0, 1), (0, 1), (0, 0)), mode="reflect")
     with torch.no_grad():
         latent = reference.encode(nchw(padded[None].astype(np.float32) / 127.5 - 1)).latent_dist
         want = nhwc(reference.decode(latent.mean).sample)[0, :39, :33]
@@ -177,20 +179,20 @@ def missing(net):
     raise UserError(f"{net} is not there; get it with `this command`.")
 
 
-def test_without_lpips_weights_the_columns_stay_empty(small_vae, pictures, monkeypatch, capsys):
+def test_without_lpips_weights_the_columns_stay_empty(small_vae, images, monkeypatch, capsys):
     monkeypatch.setattr(vae_report, "load_lpips", missing)
-    report = evaluate_vaes([small_vae], pictures / "c.png")
+    report = evaluate_vaes([small_vae], images / "c.png")
     assert "note: no LPIPS with vgg16: vgg16 is not there" in capsys.readouterr().err
     mean = report["vaes"][0]["mean"]
     assert mean["lpips_vgg16"] is None and mean["lpips_alexnet"] is None and mean["psnr_y"]
     assert "|  |  |  |  |  |\n" in vae_table(report)
 
 
-def test_a_picture_without_error_has_no_psnr(monkeypatch, pictures, small_vae):
+def test_an_image_without_error_has_no_psnr(monkeypatch, images, small_vae):
     """JSON has no infinity."""
     monkeypatch.setattr(vae_report, "load_lpips", missing)
-    monkeypatch.setattr(vae_report, "reconstruct_batch", lambda vae, images: images)
-    mean = evaluate_vaes([small_vae], pictures, quiet=True)["vaes"][0]["mean"]
+    monkeypatch.setattr(vae_report, "reconstruct", lambda vae, images: images)
+    mean = evaluate_vaes([small_vae], images, quiet=True)["vaes"][0]["mean"]
     assert mean["psnr_y"] is None and abs(mean["ssim_y"] - 1) < 1e-12
 
 
@@ -203,13 +205,13 @@ def run_command(cache, *arguments, expect=0):
     return done
 
 
-def test_the_command_measures_what_it_can_read(small_vae, pictures, report, tmp_path):
-    """A broken picture and one that is too small are named, after the report is written.
+def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_path):
+    """A broken image and one that is too small are named, after the report is written.
 
     The user's cache is empty, so there is no LPIPS.
     """
-    folder = tmp_path / "pictures"
-    shutil.copytree(pictures, folder)
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
     (folder / "broken.jpg").write_bytes(b"nothing")
     Image.new("RGB", (40, 20)).save(folder / "small.png")
     output = tmp_path / "reports" / "report.json"
@@ -217,7 +219,7 @@ def test_the_command_measures_what_it_can_read(small_vae, pictures, report, tmp_
     done = run_command(tmp_path, *arguments, expect=2)
     written = json.loads(output.read_text())
     assert written["failed"] == ["broken.jpg", "small.png"]
-    assert "2 pictures could not be used" in done.stderr
+    assert "2 images could not be used" in done.stderr
     assert "small.png is smaller than 32 px" in done.stderr
     assert "broken.jpg is not a readable picture" in done.stderr
     for got, want in zip(written["vaes"][0]["images"], report["vaes"][0]["images"], strict=True):
@@ -231,30 +233,30 @@ def test_the_command_measures_what_it_can_read(small_vae, pictures, report, tmp_
     ("options", "match"),
     [
         ({"model": "nowhere"}, "nowhere is not a vae folder"),
-        ({"model": "{pictures}"}, "is not a vae folder"),
+        ({"model": "{images}"}, "is not a vae folder"),
         ({"input": "nowhere"}, "nowhere does not exist"),
         ({"input": "{model}"}, "has no pictures"),
-        ({"output": "{pictures}"}, "is a folder, and a file is wanted"),
+        ({"output": "{images}"}, "is a folder, and a file is wanted"),
     ],
 )
-def test_mistakes(small_vae, pictures, tmp_path, options, match):
-    folders = {"pictures": pictures, "model": small_vae}
-    paths = {"model": small_vae, "input": pictures, "output": tmp_path / "report.json"}
+def test_mistakes(small_vae, images, tmp_path, options, match):
+    folders = {"images": images, "model": small_vae}
+    paths = {"model": small_vae, "input": images, "output": tmp_path / "report.json"}
     paths |= {name: Path(text.format(**folders)) for name, text in options.items()}
     with pytest.raises(UserError, match=match):
         evaluate.vae([paths["model"]], paths["input"], paths["output"])
 
 
-def test_damaged_weights_are_no_black_picture(small_vae, pictures):
+def test_damaged_weights_are_no_black_image(small_vae, images):
     vae = load_network(small_vae / "vae", "vae", jnp.float32, jnp.float32)
     vae.params["decoder"]["conv_out"]["bias"] = jnp.full(3, jnp.nan)
     with pytest.raises(UserError, match="not finite; its weights are damaged"):
-        reconstruct(vae, read_image(pictures / "c.png"))
+        reconstruct(vae, read_image(images / "c.png")[None])
 
 
-def test_no_model_and_no_usable_picture(small_vae, tmp_path, pictures):
-    with pytest.raises(UserError, match="names no folder"):
-        evaluate_vaes([], pictures)
+def test_no_model_and_no_usable_image(small_vae, tmp_path, images):
+    with pytest.raises(UserError, match="names no VAE"):
+        evaluate_vaes([], images)
     (tmp_path / "x.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="x.png is not a readable picture"):
         evaluate_vaes([small_vae], tmp_path, quiet=True)

@@ -1,4 +1,4 @@
-"""`evaluate images`: two folders of pictures against each other."""
+"""`evaluate images`: two folders of images against each other."""
 
 import json
 
@@ -11,15 +11,17 @@ from tests.support.parity import nchw
 from tvt_jax import evaluate
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import quality
+from tvt_jax.evaluation import protocol
 from tvt_jax.evaluation.images_report import compare_images
 from tvt_jax.inference.image_files import read_image
-from tvt_jax.metrics.image_quality import luma, psnr, ssim
+from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.psnr import psnr
+from tvt_jax.metrics.ssim import ssim
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two pictures in JPEG, one deep, and PNG copies with noise."""
+    """Two images in JPEG, one deep, and PNG copies with noise."""
     random = np.random.default_rng(0)
     pred, ref = tmp_path / "pred", tmp_path / "ref"
     for number, name in enumerate(("a", "deep/b")):
@@ -56,10 +58,10 @@ def test_the_command(folders, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| PSNR-Y | SSIM-Y |"
     assert lines[2] == f"| {report['mean']['psnr']:.2f} | {report['mean']['ssim']:.4f} |"
-    assert "Means over 2 pictures" in lines[4]
+    assert "Means over 2 images" in lines[4]
 
 
-def test_single_pictures_and_equal_ones(folders):
+def test_single_images_and_equal_ones(folders):
     pred, ref = folders
     report = compare_images(pred / "a.png", ref / "a.jpg", ["psnr"], quiet=True)
     assert len(report["images"]) == 1 and report["mean"]["psnr"] > 20
@@ -74,21 +76,21 @@ def test_mistakes(folders, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=match):
             compare_images(pred, ref, metrics, quiet=True)
 
-    fails("--metrics fid: choose from psnr, ssim, lpips-vgg, lpips-alex", metrics=["psnr", "fid"])
-    fails("--pred .*none does not exist", pred=tmp_path / "none")
-    fails("--ref .*none does not exist", ref=tmp_path / "none")
+    fails("`metrics`: fid is unknown; choose from psnr, ssim", metrics=["psnr", "fid"])
+    fails("`pred` .*none does not exist", pred=tmp_path / "none")
+    fails("`ref` .*none does not exist", ref=tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    fails("--ref .*empty has no pictures", ref=tmp_path / "empty")
-    monkeypatch.setattr(quality, "load_lpips", missing)
+    fails("`ref` .*empty has no pictures", ref=tmp_path / "empty")
+    monkeypatch.setattr(protocol, "load_lpips", missing)
     fails("vgg16 is not there", metrics=["lpips-vgg"])
 
     Image.new("RGB", (64, 48)).save(pred / "extra.png")
-    fails("ref has no counterpart of these pictures of --pred: extra")
+    fails("ref has no counterpart of these images of `pred`: extra")
     (pred / "extra.png").unlink()
     (pred / "a.png").rename(pred / "c.png")
-    fails("ref has no counterpart of these pictures of --pred: c")
+    fails("ref has no counterpart of these images of `pred`: c")
     (ref / "c.png").write_bytes((pred / "c.png").read_bytes())
-    fails("pred has no counterpart of these pictures of --ref: a")
+    fails("pred has no counterpart of these images of `ref`: a")
     (pred / "a.jpg").write_bytes((ref / "a.jpg").read_bytes())
     Image.new("RGB", (64, 44)).save(pred / "c.png")
     fails("c.png is 64x44 px and .*c.png is 64x48; both must have one size")

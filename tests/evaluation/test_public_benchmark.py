@@ -1,4 +1,4 @@
-"""The benchmark's pictures and degradations."""
+"""The benchmark's images and degradations."""
 
 import io
 
@@ -8,22 +8,22 @@ import pytest
 from PIL import Image
 
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
-from tvt_jax.evaluation.public_benchmark import benchmark_pictures, cut, degrade
+from tvt_jax.evaluation.public_benchmark import benchmark_images, cut, degrade
 from tvt_jax.inference.image_files import read_image
 
-PICTURE = read_image(sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))[1])[:256, :320]
+IMAGE = read_image(sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))[1])[:256, :320]
 
 
 def test_crops():
-    picture = np.arange(600 * 700 * 3).reshape(600, 700, 3)
-    np.testing.assert_array_equal(cut(picture, (10, 20)), picture[20:532, 10:522])
-    np.testing.assert_array_equal(cut(picture[:427, :641], (10, 20)), picture[:424, :640])
-    np.testing.assert_array_equal(cut(picture[:512, :512], (0, 0)), picture[:512, :512])
+    image = np.arange(600 * 700 * 3).reshape(600, 700, 3)
+    np.testing.assert_array_equal(cut(image, (10, 20)), image[20:532, 10:522])
+    np.testing.assert_array_equal(cut(image[:427, :641], (10, 20)), image[:424, :640])
+    np.testing.assert_array_equal(cut(image[:512, :512], (0, 0)), image[:512, :512])
 
 
 def test_bicubic_is_antialiased():
     """Against the kernel written out: a = -0.5, four times as wide."""
-    low = degrade(PICTURE, "x", "bicubic")
+    low = degrade(IMAGE, "x", "bicubic")
     assert low.shape == (64, 80, 3) and low.dtype == np.uint8
 
     def weights(count):
@@ -34,13 +34,13 @@ def test_bicubic_is_antialiased():
         w = np.where(x < 1, near, np.where(x < 2, far, 0))
         return w / w.sum(1, keepdims=True)
 
-    rows = np.tensordot(weights(256), PICTURE.astype(float), 1)
+    rows = np.tensordot(weights(256), IMAGE.astype(float), 1)
     want = np.einsum("iwc,jw->ijc", rows, weights(320))
     assert np.abs(low - np.clip(want, 0, 255)).max() <= 1.5  # Pillow rounds after each axis
 
 
 def test_realistic_depends_on_the_name_alone():
-    a, again, b = (degrade(PICTURE, name, "realistic") for name in ("a", "a", "b"))
+    a, again, b = (degrade(IMAGE, name, "realistic") for name in ("a", "a", "b"))
     assert a.shape == (64, 80, 3) and a.dtype == np.uint8
     np.testing.assert_array_equal(a, again)
     assert np.abs(a.astype(int) - b).mean() > 3
@@ -86,7 +86,7 @@ def test_realistic_is_blurred_noisy_and_compressed(monkeypatch):
 
 def test_realistic_is_compressed_last():
     """The result is what a JPEG decoder gives: compressing it once more changes little."""
-    low = degrade(PICTURE, "a", "realistic")
+    low = degrade(IMAGE, "a", "realistic")
     changes = []
     for quality in range(40, 71):
         file = io.BytesIO()
@@ -96,8 +96,8 @@ def test_realistic_is_compressed_last():
 
 
 @pytest.mark.slow  # fetches three wheels, 32 MB, unless they are in the cache
-def test_the_nine_pictures():
-    shapes = {name: picture.shape[:2] for name, picture in benchmark_pictures().items()}
+def test_the_nine_images():
+    shapes = {name: image.shape[:2] for name, image in benchmark_images().items()}
     small = {"chelsea": (300, 448), "coffee": (400, 600), "china": (424, 640), "flower": (424, 640)}
     whole = ("astronaut", "camera", "brick", "hubble", "grace_hopper")
     assert shapes == {**small, **dict.fromkeys(whole, (512, 512))}

@@ -14,21 +14,23 @@ from PIL import Image, ImageFont
 from tvt_jax import evaluate
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import quality, restoration_report
-from tvt_jax.evaluation.public_benchmark import degrade
-from tvt_jax.evaluation.restoration_methods import (
+from tvt_jax.evaluation import protocol, restoration_report
+from tvt_jax.evaluation.methods import (
     METHODS,
     check_method,
     load_method,
     restore_in_own_process,
 )
+from tvt_jax.evaluation.public_benchmark import degrade
 from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
 from tvt_jax.inference.image_files import read_image
 from tvt_jax.inference.upscaler import Upscaler
-from tvt_jax.metrics.image_quality import luma, psnr, ssim
+from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.psnr import psnr
+from tvt_jax.metrics.ssim import ssim
 
 PHOTOGRAPHS = sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
-PICTURES = {
+IMAGES = {
     "a": read_image(PHOTOGRAPHS[0])[:128, :128],
     "b": read_image(PHOTOGRAPHS[1])[:64, :96],
 }
@@ -42,10 +44,10 @@ def missing(net):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(quality, "load_lpips", missing)
+        monkeypatch.setattr(protocol, "load_lpips", missing)
         folder = tmp_path_factory.mktemp("out")
         made = evaluate_restoration(
-            ["bicubic", "lanczos"], output=folder, quiet=True, pictures=PICTURES
+            ["bicubic", "lanczos"], output=folder, quiet=True, images=IMAGES
         )
     return made, folder
 
@@ -56,17 +58,17 @@ def test_values_are_those_of_the_metrics(report):
         made["methods"], (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS), strict=True
     ):
         for values in row["images"]:
-            picture = PICTURES[values["name"]]
-            low = degrade(picture, values["name"], "realistic")
-            size = (picture.shape[1], picture.shape[0])
+            image = IMAGES[values["name"]]
+            low = degrade(image, values["name"], "realistic")
+            size = (image.shape[1], image.shape[0])
             large = np.array(Image.fromarray(low).resize(size, filter_))
-            y = [luma(x[4:-4, 4:-4]) for x in (large, picture)]
+            y = [luma(x[4:-4, 4:-4]) for x in (large, image)]
             assert abs(values["psnr"] - psnr(*y)) < 1e-9
             assert abs(values["ssim"] - ssim(*y)) < 1e-9 and values["lpips-vgg"] is None
             file = folder / row["name"] / f"{values['name']}.png"
             np.testing.assert_array_equal(read_image(file), large)
             np.testing.assert_array_equal(read_image(folder / "lr" / file.name), low)
-            np.testing.assert_array_equal(read_image(folder / "hr" / file.name), picture)
+            np.testing.assert_array_equal(read_image(folder / "hr" / file.name), image)
         mean = np.mean([values["psnr"] for values in row["images"]])
         assert abs(row["mean"]["psnr"] - mean) < 1e-9
         assert 0 < row["seconds"] < 1
@@ -90,12 +92,12 @@ def test_table_and_report(report):
     lines = restoration_table(made).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2].startswith(f"| bicubic | {made['methods'][0]['mean']['psnr']:.2f} |")
-    assert "Means over 2 pictures, x4, realistic degradation" in lines[5]
+    assert "Means over 2 images, x4, realistic degradation" in lines[5]
 
 
 def test_a_bicubic_low_resolution_is_another_task(monkeypatch, report):
-    monkeypatch.setattr(quality, "load_lpips", missing)
-    made = evaluate_restoration(["bicubic"], "bicubic", quiet=True, pictures=PICTURES)
+    monkeypatch.setattr(protocol, "load_lpips", missing)
+    made = evaluate_restoration(["bicubic"], "bicubic", quiet=True, images=IMAGES)
     assert made["methods"][0]["mean"]["psnr"] > report[0]["methods"][0]["mean"]["psnr"] + 0.5
 
 
@@ -105,13 +107,11 @@ def test_text_is_counted_for_each_method(monkeypatch, tmp_path):
     font.write_bytes(ImageFont.load_default(20).font_bytes)
     pages = restoration_report.render_pages([str(font)], 1)
     first = pages["text_00"].lines[0].text
-    monkeypatch.setattr(quality, "load_lpips", missing)
+    monkeypatch.setattr(protocol, "load_lpips", missing)
     monkeypatch.setattr(restoration_report, "text_fonts", lambda: [str(font)])
     monkeypatch.setattr(restoration_report, "render_pages", lambda fonts: pages)
     monkeypatch.setattr(restoration_report, "load_reader", lambda: lambda image: first)
-    made = evaluate_restoration(
-        ["bicubic"], text=True, output=tmp_path, quiet=True, pictures=PICTURES
-    )
+    made = evaluate_restoration(["bicubic"], text=True, output=tmp_path, quiet=True, images=IMAGES)
     row = made["methods"][0]
     assert 0.05 < row["text"] == made["text_of_the_originals"] < 0.6
     assert read_image(tmp_path / "bicubic" / "text_00.png").shape == (512, 512, 3)
@@ -128,13 +128,13 @@ def test_a_model_folder_is_a_method(monkeypatch, tmp_path):
         return lambda image, scale: seen.append((folder, scale)) or np.repeat(image, 4, 0)
 
     monkeypatch.setattr(Upscaler, "from_folder", from_folder)
-    low = degrade(PICTURES["b"], "b", "realistic")
+    low = degrade(IMAGES["b"], "b", "realistic")
     assert load_method(str(tmp_path))(low).shape == (64, 24, 3)
     assert seen == [(str(tmp_path), 4)]
 
 
 def test_one_run_of_each_shape_is_not_timed(monkeypatch):
-    from tvt_jax.evaluation import restoration_methods
+    from tvt_jax.evaluation import methods
 
     calls = []
 
@@ -142,14 +142,14 @@ def test_one_run_of_each_shape_is_not_timed(monkeypatch):
         calls.append(image.shape)
         return np.zeros((4 * image.shape[0], 4 * image.shape[1], 3), np.uint8)
 
-    monkeypatch.setattr(restoration_methods, "load_method", lambda name: method)
+    monkeypatch.setattr(methods, "load_method", lambda name: method)
     images = {str(n): np.zeros((8, width, 3), np.uint8) for n, width in enumerate((8, 9, 8))}
-    restored = restoration_methods._restore("x", images, {"page": images["0"]})
+    restored = methods._restore("x", images, {"page": images["0"]})
     assert sorted(calls[:2]) == [(8, 8, 3), (8, 9, 3)] and len(calls) == 6
     assert set(restored.seconds) == set("012") and set(restored.images) == {*"012", "page"}
-    monkeypatch.setattr(restoration_methods, "load_method", lambda name: lambda image: image)
+    monkeypatch.setattr(methods, "load_method", lambda name: lambda image: image)
     with pytest.raises(UserError, match=r"makes \(8, 8, 3\) of \(8, 8, 3\), not \(32, 32, 3\)"):
-        restoration_methods._restore("x", images, {})
+        methods._restore("x", images, {})
 
 
 def die(*_):
@@ -158,9 +158,9 @@ def die(*_):
 
 def test_a_process_that_dies_is_one_line(monkeypatch):
     """As Linux ends a process when the memory does not suffice."""
-    from tvt_jax.evaluation import restoration_methods
+    from tvt_jax.evaluation import methods
 
-    monkeypatch.setattr(restoration_methods, "_restore", die)
+    monkeypatch.setattr(methods, "_restore", die)
     with pytest.raises(UserError, match="the process of bicubic died"):
         restore_in_own_process("bicubic", {})
 
@@ -177,14 +177,14 @@ def test_peers_that_are_not_installed_are_named(name, monkeypatch):
 def test_peers_enlarge(name):
     """With the colours of the original, and not as a filter; where they are installed."""
     pytest.importorskip("ncnn")
-    picture = read_image(PHOTOGRAPHS[1])[:256, :256]
-    low = degrade(picture, "a", "bicubic")
+    image = read_image(PHOTOGRAPHS[1])[:256, :256]
+    low = degrade(image, "a", "bicubic")
     large = load_method(name)(low)
-    assert large.shape == picture.shape and large.dtype == np.uint8
+    assert large.shape == image.shape and large.dtype == np.uint8
     bicubic = load_method("bicubic")(low)
     assert np.abs(large.astype(int) - bicubic).mean() > 1
     means, swapped = large.mean((0, 1)), large[..., ::-1].mean((0, 1))
-    wanted = picture.mean((0, 1))
+    wanted = image.mean((0, 1))
     assert np.abs(means - wanted).max() < 10 < np.abs(swapped - wanted).max()
 
 

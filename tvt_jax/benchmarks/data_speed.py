@@ -28,7 +28,7 @@ def degradation_speed_report(crop: int, rounds: int, images: int, seed: int = 0)
       UserError: a number is not possible.
     """
     if min(rounds, images) < 1:
-        raise UserError("rounds and images must be at least 1.")
+        raise UserError("`rounds` and `images` must be at least 1.")
     keep_freed_memory()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)

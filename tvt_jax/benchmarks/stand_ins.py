@@ -52,7 +52,7 @@ def stand_in_vae(config: TrainConfig, given: str | None) -> str | None:
         return "VAE-D4"
     if given not in VAES:
         raise UserError(
-            f"vae {given} is not one of {', '.join(VAES)}; ablations of stage 3 with Stable "
+            f"`vae` {given} is not one of {', '.join(VAES)}; ablations of stage 3 with Stable "
             "Diffusion's own UNet need it: S1 VAE-D8, S2 VAE-D8-SC, S3 VAE-D8C8, S4 VAE-D4."
         )
     return given

@@ -95,7 +95,7 @@ def step_speed(config: TrainConfig, steps: int, vae: str | None = None) -> StepS
         the devices are too small or too many for the batch.
     """
     if steps < 1:
-        raise UserError("steps must be at least 1.")
+        raise UserError("`steps` must be at least 1.")
     vae = stand_in_vae(config, vae)
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)

@@ -1,1 +1,1 @@
-"""Measurements: complexity of the networks, quality of images."""
+"""Quality of restored images: data sets, protocols, methods, legibility, reports."""

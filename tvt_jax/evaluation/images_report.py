@@ -1,19 +1,12 @@
-"""Pictures of one folder against those of another."""
+"""Images of one folder against those of another."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.quality import (
-    METRICS,
-    MIN_SIDE,
-    PROTOCOL,
-    Quality,
-    mean_values,
-    table_cell,
-    versions,
-)
+from tvt_jax.evaluation.protocol import METRICS, MIN_SIDE, PROTOCOL, Quality
+from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
 from tvt_jax.inference.image_files import find_pictures, read_image
 from tvt_jax.progress import progress
 
@@ -23,19 +16,19 @@ _SHOWN = 5  # names in a message
 def compare_images(
     pred: Path, ref: Path, metrics: Sequence[str] = tuple(METRICS), quiet: bool = False
 ) -> dict[str, Any]:
-    """Measures every picture against its reference.
+    """Measures every image against its reference.
 
     Args:
-      pred: a folder, searched to the bottom, or one picture.
-      ref: the same; pictures belong together that have the same path below their folders, whatever
-        their suffixes. Two single pictures belong together whatever their names.
-      metrics: names, of `quality.METRICS`.
+      pred: a folder, searched to the bottom, or one image.
+      ref: the same; images belong together that have the same path below their folders, whatever
+        their suffixes. Two single images belong together whatever their names.
+      metrics: names, of `protocol.METRICS`.
       quiet: no progress bar.
 
     Returns: the report, ready for JSON: `pred`, `ref`, `protocol`, `versions`, `mean`, `images`.
-      Values are None where they are infinite (PSNR of equal pictures).
+      Values are None where they are infinite (PSNR of equal images).
     Raises:
-      UserError: a folder is missing or has no pictures, a picture has no counterpart, another size
+      UserError: a folder is missing or has no images, an image has no counterpart, another size
         than it, or is damaged or smaller than 32 px; LPIPS weights are not there.
     """
     quality = Quality(metrics, required=True)
@@ -69,38 +62,36 @@ def images_table(report: Mapping[str, Any]) -> str:
     cells = [table_cell(report["mean"][name], decimals) for name, (_, decimals) in shown.items()]
     return "\n".join(
         [
-            f"| {' | '.join(title for title, _ in shown.values())} |",
-            "|---" * len(shown) + "|",
-            f"| {' | '.join(cells)} |",
+            *markdown_table([title for title, _ in shown.values()], [cells]),
             "",
-            f"Means over {len(report['images'])} pictures of {report['pred']} against "
+            f"Means over {len(report['images'])} images of {report['pred']} against "
             f"{report['ref']}.",
         ]
     )
 
 
 def _pairs(pred: Path, ref: Path) -> dict[str, tuple[Path, Path]]:
-    """Path of a picture and of its reference, by their common name."""
+    """Path of an image and of its reference, by their common name."""
     if pred.is_file() and ref.is_file():
-        return {pred.name: (find_pictures(pred, "--pred")[0][0], find_pictures(ref, "--ref")[0][0])}
-    predictions, references = _by_name(pred, "--pred"), _by_name(ref, "--ref")
-    for folder, there, option, here in (
-        (ref, references, "--pred", predictions),
-        (pred, predictions, "--ref", references),
+        return {pred.name: (find_pictures(pred, "`pred`")[0][0], find_pictures(ref, "`ref`")[0][0])}
+    predictions, references = _by_name(pred, "`pred`"), _by_name(ref, "`ref`")
+    for folder, there, parameter, here in (
+        (ref, references, "`pred`", predictions),
+        (pred, predictions, "`ref`", references),
     ):
         missing = sorted(set(here) - set(there))
         if missing:
             names = ", ".join(missing[:_SHOWN])
             more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
             raise UserError(
-                f"{folder} has no counterpart of these pictures of {option}: {names}{more}."
+                f"{folder} has no counterpart of these images of {parameter}: {names}{more}."
             )
     return {name: (path, references[name]) for name, path in predictions.items()}
 
 
-def _by_name(folder: Path, option: str) -> dict[str, Path]:
+def _by_name(folder: Path, parameter: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path, relative in find_pictures(folder, option):
+    for path, relative in find_pictures(folder, parameter):
         name = relative.with_suffix("").as_posix()
         if name in found:
             raise UserError(f"{found[name]} and {path} have one name; keep one of them.")

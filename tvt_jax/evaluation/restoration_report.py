@@ -8,22 +8,7 @@ from typing import Any
 import numpy as np
 
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.public_benchmark import DEGRADATIONS, benchmark_pictures, degrade
-from tvt_jax.evaluation.quality import (
-    METRICS,
-    PROTOCOL,
-    Quality,
-    mean_values,
-    table_cell,
-    versions,
-)
-from tvt_jax.evaluation.restoration_methods import (
-    SCALE,
-    Restored,
-    check_method,
-    restore_in_own_process,
-)
-from tvt_jax.evaluation.text_legibility import (
+from tvt_jax.evaluation.legibility import (
     Page,
     Reader,
     load_reader,
@@ -31,17 +16,26 @@ from tvt_jax.evaluation.text_legibility import (
     text_accuracy,
     text_fonts,
 )
+from tvt_jax.evaluation.methods import (
+    SCALE,
+    Restored,
+    check_method,
+    restore_in_own_process,
+)
+from tvt_jax.evaluation.protocol import METRICS, PROTOCOL, Quality
+from tvt_jax.evaluation.public_benchmark import DEGRADATIONS, benchmark_images, degrade
+from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
 from tvt_jax.inference.image_files import write_image
 from tvt_jax.progress import progress
 
 _PROTOCOL = {
     **PROTOCOL,
-    "pictures": "512x512 crops at fixed coordinates; smaller pictures whole, cut to multiples of 4",
+    "pictures": "512x512 crops at fixed coordinates; smaller images whole, cut to multiples of 4",
     "bicubic": "Pillow's bicubic reduction to a quarter",
     "realistic": "anisotropic Gaussian blur, sigma 0.8 to 2.0 px; to a quarter by bicubic, "
     "bilinear or box; Gaussian noise, sigma 5 to 10, 4 in 10 grey; JPEG, quality 40 to 70, 4:2:0; "
     "seeded by the CRC-32 of the name",
-    "seconds": "mean over the pictures, each timed once after one run of its shape",
+    "seconds": "mean over the images, each timed once after one run of its shape",
     "memory": "peak resident memory of the method's own process, Python and libraries included",
     "text": "characters of rendered lines that RapidOCR reads rightly; spaces do not count",
 }
@@ -53,17 +47,17 @@ def evaluate_restoration(
     text: bool = False,
     output: Path | None = None,
     quiet: bool = False,
-    pictures: Mapping[str, np.ndarray] | None = None,
+    images: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Restores the benchmark's pictures with all methods and measures the results.
+    """Restores the benchmark's images with all methods and measures the results.
 
     Args:
-      methods: names of `restoration_methods.METHODS`, and model folders.
+      methods: names of `methods.METHODS`, and model folders.
       degradation: one of `public_benchmark.DEGRADATIONS`.
       text: whether to measure the legibility of text too.
-      output: folder for the pictures: `hr`, `lr`, and one folder for each method.
+      output: folder for the images: `hr`, `lr`, and one folder for each method.
       quiet: no progress bar, no notes.
-      pictures: others than the benchmark's, [H, W, 3] uint8 by name, H and W multiples of 4.
+      images: others than the benchmark's, [H, W, 3] uint8 by name, H and W multiples of 4.
 
     Returns: the report, ready for JSON: `degradation`, `protocol`, `versions`, `processors`,
       `notes`, `text_of_the_originals` (or None) and `methods`; each method with `name`, `mean`,
@@ -73,13 +67,13 @@ def evaluate_restoration(
       UserError: a method or the degradation is unknown, or something that is needed is missing.
     """
     if degradation not in DEGRADATIONS:
-        raise UserError(f"--degradation {degradation} is not one of {', '.join(DEGRADATIONS)}.")
+        raise UserError(f"`degradation` {degradation} is not one of {', '.join(DEGRADATIONS)}.")
     if len(set(methods)) < len(methods) or not methods:
         raise UserError("name each method once, and at least one.")
     for method in methods:
         check_method(method)
     reader, pages = (load_reader(), render_pages(text_fonts())) if text else (None, {})
-    high = dict(benchmark_pictures() if pictures is None else pictures)
+    high = dict(benchmark_images() if images is None else images)
     low = {name: degrade(image, name, degradation) for name, image in high.items()}
     low_pages = {name: degrade(page.image, name, degradation) for name, page in pages.items()}
     originals = {name: page.image for name, page in pages.items()}
@@ -135,19 +129,20 @@ def _row(
 def restoration_table(report: Mapping[str, Any]) -> str:
     """The means of a report of `evaluate_restoration` in Markdown."""
     text = report["text_of_the_originals"]
-    titles = ["method", *(title for title, _ in METRICS.values()), "s per picture", "peak MiB"]
+    titles = ["method", *(title for title, _ in METRICS.values()), "s per image", "peak MiB"]
     titles += ["text read"] if text is not None else []
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    rows = []
     for row in report["methods"]:
         cells = [row["name"]]
         cells += [table_cell(row["mean"][name], d) for name, (_, d) in METRICS.items()]
         cells += [f"{row['seconds']:.3f}", table_cell(row["memory"], 0)]
         cells += [f"{row['text']:.1%}"] if text is not None else []
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     images = report["methods"][0]["images"]
-    lines += [
+    lines = [
+        *markdown_table(titles, rows),
         "",
-        f"Means over {len(images)} pictures, x{SCALE}, {report['degradation']} degradation; "
+        f"Means over {len(images)} images, x{SCALE}, {report['degradation']} degradation; "
         f"{report['processors']} processors.",
     ]
     if text is not None:

@@ -1,4 +1,4 @@
-"""How well VAEs reconstruct a folder of pictures: the paper's Table 1, for any VAE and folder."""
+"""How well VAEs reconstruct a folder of images: the paper's Table 1, for any VAE and folder."""
 
 import dataclasses
 import math
@@ -12,16 +12,19 @@ import numpy as np
 
 from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.quality import BORDER, MIN_SIDE, mean_values, table_cell, versions
-from tvt_jax.evaluation.reconstruction import reconstruct_batch
+from tvt_jax.evaluation.protocol import BORDER, MIN_SIDE, luma_inside
+from tvt_jax.evaluation.reconstruction import reconstruct
+from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
 from tvt_jax.inference.image_files import find_pictures, read_image
-from tvt_jax.metrics.image_quality import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.metrics.lpips import lpips
+from tvt_jax.metrics.psnr import psnr
+from tvt_jax.metrics.ssim import ssim
 from tvt_jax.models.networks import Network
 from tvt_jax.progress import progress
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import load_network, network_folder
 
-_BATCH_PIXELS = 2**20  # small pictures of one size go through the networks together
+_BATCH_PIXELS = 2**20  # small images of one size go through the networks together
 
 # Columns: key in the report, title, decimals.
 COLUMNS = (
@@ -37,31 +40,31 @@ PROTOCOL = {
     "to a multiple of the downsampling, and cut again",
     "psnr_y, ssim_y": f"Y of BT.601 (16 to 235, not rounded), {BORDER} px cut on each side",
     "psnr_rgb, ssim_rgb": "RGB, nothing cut, mean of the channels",
-    "ssim": "Gaussian windows of 11x11 px, sigma 1.5, inside of the picture; data range 255",
-    "lpips": "version 0.1 of the weights, whole 8-bit RGB picture",
-    "mean": "over the pictures",
+    "ssim": "Gaussian windows of 11x11 px, sigma 1.5, inside of the image; data range 255",
+    "lpips": "version 0.1 of the weights, whole 8-bit RGB image",
+    "mean": "over the images",
 }
 # Table 1: PSNR, SSIM, LPIPS on Urban100. The text does not tell channel, border and LPIPS network.
 PAPER = {"VAE-D8": (VAE_D8, (25.29, 0.7656, 0.0659)), "VAE-D4": (VAE_D4, (32.35, 0.9290, 0.0230))}
 
 
-def evaluate_vaes(models: list[Path], pictures: Path, quiet: bool = False) -> dict[str, Any]:
-    """Reconstructs all pictures with all VAEs and measures what is lost.
+def evaluate_vaes(models: list[Path], source: Path, quiet: bool = False) -> dict[str, Any]:
+    """Reconstructs all images with all VAEs and measures what is lost.
 
     Args:
       models: VAE folders, or model folders around them (`vae/`).
-      pictures: a folder, searched to the bottom, or one picture.
+      source: a folder of images, searched to the bottom, or one image.
       quiet: no progress bar, no notes.
 
     Returns: the report, ready for JSON: `protocol`, `versions`, `notes`, `vaes`; each VAE with
       `model`, `architecture` (`config.json`), `paper` (or None), `mean` and `images`. Values are
       None where a metric was not computed or is infinite.
     Raises:
-      UserError: a folder is missing or damaged, or no picture can be read.
+      UserError: a folder is missing or damaged, or no image can be read.
     """
     if not models:
-        raise UserError("--model names no folder.")
-    found = find_pictures(pictures)
+        raise UserError("`model` names no VAE.")
+    found = find_pictures(source)
     vaes = [
         (str(model), load_network(network_folder(model, "vae"), "vae", jnp.float32, jnp.float32))
         for model in models
@@ -97,7 +100,7 @@ def evaluate_vaes(models: list[Path], pictures: Path, quiet: bool = False) -> di
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     return {
-        "input": str(pictures),
+        "input": str(source),
         "protocol": PROTOCOL,
         "versions": versions(),
         "notes": notes,
@@ -110,7 +113,7 @@ def vae_table(report: Mapping[str, Any]) -> str:
     """The means of a report of `evaluate_vaes` in Markdown, the paper's figures beside them."""
     titles = ["VAE", *(title for _, title, _ in COLUMNS)]
     titles += [f"paper: {name}" for name in ("PSNR", "SSIM", "LPIPS")]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    rows = []
     for row in report["vaes"]:
         cells = [row["model"]]
         cells += [table_cell(row["mean"][key], decimals) for key, _, decimals in COLUMNS]
@@ -120,14 +123,15 @@ def vae_table(report: Mapping[str, Any]) -> str:
             table_cell(paper["ssim"], 4),
             table_cell(paper["lpips"], 4),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     figures = "; ".join(
         f"{name} {table_cell(psnr_, 2)} dB, {table_cell(ssim_, 4)}, {table_cell(lpips_, 4)}"
         for name, (_, (psnr_, ssim_, lpips_)) in PAPER.items()
     )
-    lines += [
+    lines = [
+        *markdown_table(titles, rows),
         "",
-        f"Means over {len(report['vaes'][0]['images'])} pictures of {report['input']}.",
+        f"Means over {len(report['vaes'][0]['images'])} images of {report['input']}.",
         f"The paper's Table 1, on Urban100 (PSNR, SSIM, LPIPS): {figures}.",
         "It does not tell the colour channel, the border and the network of LPIPS.",
     ]
@@ -137,9 +141,9 @@ def vae_table(report: Mapping[str, Any]) -> str:
 def _batches(
     found: list[tuple[Path, Path]], failed: dict[str, str], what: str, quiet: bool
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yields pictures of one size together: (names, [B, H, W, 3] uint8).
+    """Yields images of one size together: (names, [B, H, W, 3] uint8).
 
-    Pictures that cannot be used go to `failed` with the reason. The last batch of a size is filled
+    Images that cannot be used go to `failed` with the reason. The last batch of a size is filled
     up with copies where a full one went before, so that a program is compiled for each size only:
     B may exceed the number of names.
     """
@@ -176,11 +180,11 @@ def _measure(
     vae: Network, nets: Mapping[str, Network], images: np.ndarray
 ) -> list[dict[str, float | None]]:
     """All metrics of each image of a batch [B, H, W, 3] uint8, by the keys of `COLUMNS`."""
-    outputs = reconstruct_batch(vae, images)
+    outputs = reconstruct(vae, images)
     distances = {net: lpips(network, outputs, images) for net, network in nets.items()}
     rows = []
     for i, (output, image) in enumerate(zip(outputs, images, strict=True)):
-        y = [luma(cut_border(x, BORDER)) for x in (output, image)]
+        y = luma_inside(output), luma_inside(image)
         values = {
             "psnr_y": psnr(*y),
             "ssim_y": ssim(*y),

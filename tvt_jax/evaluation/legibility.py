@@ -1,6 +1,6 @@
 """Whether text can still be read after restoration: rendered lines, and what OCR makes of them.
 
-Pages of text in DejaVu are degraded and restored like the pictures of the benchmark. Each line is
+Pages of text in DejaVu are degraded and restored like the images of the benchmark. Each line is
 then cut out where it was drawn, so the OCR only reads and does not search.
 """
 
@@ -55,7 +55,7 @@ class Line(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A picture of text, [512, 512, 3] uint8, and the lines on it."""
+    """An image of text, [512, 512, 3] uint8, and the lines on it."""
 
     image: np.ndarray
     lines: tuple[Line, ...]
@@ -115,13 +115,13 @@ def _words(rng: np.random.Generator, font: ImageFont.FreeTypeFont, width: int) -
 def load_reader() -> Reader:
     """Loads the OCR: RapidOCR with PP-OCRv4, recognition only.
 
-    Returns: a function from a picture of one line, [H, W, 3] uint8, to its text.
+    Returns: a function from an image of one line, [H, W, 3] uint8, to its text.
     Raises:
       UserError: the package is not installed.
     """
     if importlib.util.find_spec("rapidocr_onnxruntime") is None:
         raise UserError(
-            "--text needs a package that is not installed: `pip install --no-deps "
+            "`text` needs a package that is not installed: `pip install --no-deps "
             "rapidocr-onnxruntime==1.4.4` and `pip install onnxruntime pyclipper shapely six "
             "pyyaml tqdm` (its own requirement is an OpenCV with windows)."
         )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from tvt_jax.evaluation import text_legibility
-from tvt_jax.evaluation.text_legibility import (
+from tvt_jax.evaluation import legibility
+from tvt_jax.evaluation.legibility import (
     edit_distance,
     load_reader,
     render_pages,
@@ -77,7 +77,7 @@ def test_the_reader_sees_each_line(fonts):
 def test_without_the_ocr(monkeypatch):
     from tvt_jax.errors import UserError
 
-    monkeypatch.setattr(text_legibility.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(legibility.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="rapidocr-onnxruntime==1.4.4"):
         load_reader()
 

@@ -13,7 +13,7 @@ from tvt_jax.models.networks import Network
 _PROGRAMS: dict[tuple, jax.stages.Compiled] = {}
 
 
-def call_network(function: Callable, network: Network, *arrays: np.ndarray) -> Any:
+def call_compiled(function: Callable, network: Network, *arrays: np.ndarray) -> Any:
     """Calls `function(module, *arrays)` under jit.
 
     Matrix products are float32 in full: accelerators round them otherwise, and figures of different

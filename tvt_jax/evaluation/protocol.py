@@ -1,20 +1,21 @@
-"""The figures that a restored picture gets, by one protocol for all reports."""
+"""The figures that a restored image gets, by one protocol for all reports."""
 
-import importlib.metadata
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from tvt_jax.errors import UserError
-from tvt_jax.metrics.image_quality import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.metrics.lpips import lpips
+from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.psnr import psnr
+from tvt_jax.metrics.ssim import ssim
 from tvt_jax.models.networks import Network
 from tvt_jax.weights.lpips import load_lpips
 
 BORDER = 4  # px
-MIN_SIDE = 32  # px; AlexNet's last features of smaller pictures are empty
+MIN_SIDE = 32  # px; AlexNet's last features of smaller images are empty
 # Title and decimals in tables, by the name of the metric.
 METRICS = {
     "psnr": ("PSNR-Y", 2),
@@ -25,14 +26,19 @@ METRICS = {
 _LPIPS_NETS = {"lpips-vgg": "vgg16", "lpips-alex": "alexnet"}
 PROTOCOL = {
     "psnr, ssim": f"Y of BT.601 (16 to 235, not rounded), {BORDER} px cut on each side; SSIM with "
-    "Gaussian windows of 11x11 px, sigma 1.5, inside of the picture; data range 255",
-    "lpips-vgg, lpips-alex": "version 0.1 of the weights, whole 8-bit RGB picture",
-    "mean": "over the pictures",
+    "Gaussian windows of 11x11 px, sigma 1.5, inside of the image; data range 255",
+    "lpips-vgg, lpips-alex": "version 0.1 of the weights, whole 8-bit RGB image",
+    "mean": "over the images",
 }
 
 
+def luma_inside(image: np.ndarray) -> np.ndarray:
+    """Luma of [H, W, 3] without the border that does not count."""
+    return luma(image[BORDER:-BORDER, BORDER:-BORDER])
+
+
 class Quality:
-    """Measures pictures against their references.
+    """Measures images against their references.
 
     Attributes:
       notes: why a metric stays empty.
@@ -51,8 +57,8 @@ class Quality:
         unknown = [name for name in metrics if name not in METRICS]
         if unknown or not metrics:
             raise UserError(
-                f"--metrics {','.join(unknown)}: choose from {', '.join(METRICS)}, separated by "
-                "commas."
+                f"`metrics`: {', '.join(unknown) or 'none'} is unknown; choose from "
+                f"{', '.join(METRICS)}."
             )
         self.metrics = tuple(metrics)
         self.notes: list[str] = []
@@ -73,17 +79,17 @@ class Quality:
             print(f"note: {note}", file=sys.stderr)
 
     def measure(self, image: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
-        """All metrics of one picture.
+        """All metrics of one image.
 
         Args:
           image, reference: [H, W, 3] uint8 of one shape, at least 32 px a side.
 
-        Returns: value by metric; None where it is infinite (PSNR of equal pictures) or its weights
+        Returns: value by metric; None where it is infinite (PSNR of equal images) or its weights
           are missing.
         Raises:
           UserError: memory does not suffice.
         """
-        y = [luma(cut_border(x, BORDER)) for x in (image, reference)]
+        y = luma_inside(image), luma_inside(reference)
         values = {}
         for name in self.metrics:
             if name == "psnr":
@@ -96,26 +102,3 @@ class Quality:
             else:
                 values[name] = math.nan
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def mean_values(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Means of the metrics over pictures; None where a value is missing."""
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return {k: None if None in v else sum(v) / len(v) for k, v in columns.items()}
-
-
-def table_cell(value: float | None, decimals: int) -> str:
-    """A figure in a table; nothing where there is none."""
-    return "" if value is None else f"{value:.{decimals}f}"
-
-
-def versions() -> dict[str, str]:
-    """What a report's figures were made with."""
-    from tvt_jax import __version__
-
-    packages = ("jax", "flax", "numpy", "opencv-python-headless", "pillow")
-    return {
-        "tvt_jax": __version__,
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": jax.devices()[0].device_kind,
-    }

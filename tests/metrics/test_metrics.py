@@ -6,20 +6,23 @@ import torch
 
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import nchw
-from tvt_jax.metrics import network_call
-from tvt_jax.metrics.image_quality import cut_border, lpips, luma, psnr, ssim
+from tvt_jax.metrics import compiled
+from tvt_jax.metrics.lpips import lpips
+from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.psnr import psnr
+from tvt_jax.metrics.ssim import ssim
 from tvt_jax.weights.lpips import load_lpips
 
 
 def pair(height=40, width=33, seed=0):
-    """A picture with flat, smooth and noisy parts, and a worse copy; [H, W, 3] uint8."""
+    """An image with flat, smooth and noisy parts, and a worse copy; [H, W, 3] uint8."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    picture = np.stack([127 + 100 * np.sin(x / (3 + c) + y / (5 + c)) for c in range(3)], -1)
-    picture[: height // 3] = 255
-    picture[-height // 4 :] += random.normal(0, 20, picture[-height // 4 :].shape)
-    worse = 0.9 * picture + 10 + random.normal(0, 6, picture.shape)
-    return tuple(np.clip(np.round(p), 0, 255).astype(np.uint8) for p in (picture, worse))
+    image = np.stack([127 + 100 * np.sin(x / (3 + c) + y / (5 + c)) for c in range(3)], -1)
+    image[: height // 3] = 255
+    image[-height // 4 :] += random.normal(0, 20, image[-height // 4 :].shape)
+    worse = 0.9 * image + 10 + random.normal(0, 6, image.shape)
+    return tuple(np.clip(np.round(p), 0, 255).astype(np.uint8) for p in (image, worse))
 
 
 def slow_ssim(a, b):
@@ -75,12 +78,6 @@ def test_ssim_of_small_images():
         ssim(worse[:10], image[:10])
 
 
-def test_cut_border():
-    image = np.arange(10 * 12 * 3).reshape(10, 12, 3)
-    np.testing.assert_array_equal(cut_border(image, 4), image[4:6, 4:8])
-    np.testing.assert_array_equal(cut_border(image, 0), image)
-
-
 def test_lpips_of_8_bit_images():
     pairs = [pair(seed=seed) for seed in (0, 1)]
     images, worse = (np.stack(side) for side in zip(*pairs, strict=True))
@@ -90,6 +87,6 @@ def test_lpips_of_8_bit_images():
     with torch.no_grad():
         want = reference_lpips("alexnet")(a, b).flatten().numpy()
     np.testing.assert_allclose(got, want, atol=1e-5)
-    programs = len(network_call._PROGRAMS)
+    programs = len(compiled._PROGRAMS)
     lpips(network, images, worse)
-    assert len(network_call._PROGRAMS) == programs
+    assert len(compiled._PROGRAMS) == programs
