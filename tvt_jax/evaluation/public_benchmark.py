@@ -3,7 +3,7 @@
     LR -> a method -> four times as large -> compared with the image
 
 Everything is fixed: the images by their hashes, the crops by their coordinates, the degradation
-by the picture's name. Nobody trains on the pictures: `assets/photographs/reserved.tsv` has them.
+by the image's name. Nobody trains on the images: `assets/photographs/reserved.tsv` has them.
 """
 
 import io
