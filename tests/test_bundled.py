@@ -9,8 +9,8 @@ from tvt_jax.evaluation.methods import load_method
 from tvt_jax.evaluation.protocol import Quality
 from tvt_jax.evaluation.public_benchmark import degrade
 from tvt_jax.evaluation.report import mean_values
+from tvt_jax.images import read_image
 from tvt_jax.infer import infer
-from tvt_jax.inference.image_files import read_image
 from tvt_jax.inference.upscaler import Upscaler
 
 

@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from tests.support.pictures import encode, noise
-from tvt_jax.images import BadPicture, decode_picture, picture_suffixes
+from tvt_jax.errors import UserError
+from tvt_jax.images import (
+    WRITABLE,
+    BadImage,
+    decode_image,
+    image_suffixes,
+    read_image,
+    write_image,
+)
 
 PIXELS = noise(0, 9, 11)
 RGB = Image.fromarray(PIXELS)
@@ -16,7 +24,7 @@ RGB = Image.fromarray(PIXELS)
 
 def test_lossless_pictures_keep_their_pixels():
     for file_format in ("PNG", "TIFF", "BMP", "PPM", "TGA"):
-        picture = decode_picture(encode(RGB, file_format))
+        picture = decode_image(encode(RGB, file_format))
         np.testing.assert_array_equal(picture.pixels, PIXELS)
         assert picture.conversions == () and picture.pixels.dtype == np.uint8
 
@@ -24,11 +32,11 @@ def test_lossless_pictures_keep_their_pixels():
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_sixteen_bits_keep_their_upper_byte_or_are_scaled(suffix):
     grey = np.linspace(0, 65535, 99).astype(np.uint16).reshape(9, 11)
-    picture = decode_picture(cv2.imencode(suffix, grey)[1].tobytes())
+    picture = decode_image(cv2.imencode(suffix, grey)[1].tobytes())
     np.testing.assert_array_equal(picture.pixels, np.repeat(grey[..., None] // 257, 3, axis=2))
     assert picture.conversions == ("16 bits to 8", "greyscale to RGB")
     colour = np.stack([grey, grey[::-1], grey[:, ::-1]], axis=2)
-    picture = decode_picture(cv2.imencode(suffix, colour[..., ::-1])[1].tobytes())
+    picture = decode_image(cv2.imencode(suffix, colour[..., ::-1])[1].tobytes())
     np.testing.assert_array_equal(picture.pixels, colour >> 8)
     assert picture.conversions == ("16 bits to 8",)
 
@@ -48,14 +56,14 @@ def test_the_orientation_is_applied(orientation):
     }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = decode_picture(encode(RGB, "PNG", exif=exif))
+    picture = decode_image(encode(RGB, "PNG", exif=exif))
     np.testing.assert_array_equal(picture.pixels, upright[orientation](PIXELS))
     assert picture.conversions == (("turned as EXIF says",) if orientation > 1 else ())
 
 
 def test_damaged_exif_does_not_cost_the_picture():
     data = encode(RGB, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", quality=95)
-    assert decode_picture(data).pixels.shape == PIXELS.shape
+    assert decode_image(data).pixels.shape == PIXELS.shape
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,7 @@ def test_damaged_exif_does_not_cost_the_picture():
 )
 def test_modes_become_rgb(mode, conversions):
     converted = RGB.convert(mode)
-    picture = decode_picture(encode(converted, "PNG"))
+    picture = decode_image(encode(converted, "PNG"))
     expected = np.asarray(converted.convert("L" if mode == "LA" else "RGB"))
     expected = np.repeat(expected[..., None], 3, axis=2) if mode == "LA" else expected
     np.testing.assert_array_equal(picture.pixels, expected)
@@ -79,13 +87,13 @@ def test_modes_become_rgb(mode, conversions):
 
 def test_transparency_uncovers_the_colours_as_stored():
     rgba = np.dstack([PIXELS, np.zeros((9, 11), np.uint8)])
-    picture = decode_picture(encode(Image.fromarray(rgba), "PNG"))
+    picture = decode_image(encode(Image.fromarray(rgba), "PNG"))
     np.testing.assert_array_equal(picture.pixels, PIXELS)
 
 
 def test_cmyk_becomes_rgb():
     cmyk = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
-    assert decode_picture(encode(cmyk, "TIFF")).pixels[0, 0].tolist() == [0, 255, 255]
+    assert decode_image(encode(cmyk, "TIFF")).pixels[0, 0].tolist() == [0, 255, 255]
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
@@ -93,7 +101,7 @@ def test_animations_give_their_first_frame(file_format):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
     options = {"lossless": True} if file_format == "WEBP" else {}
     data = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
-    picture = decode_picture(data)
+    picture = decode_image(data)
     assert (picture.pixels == 255).all() and "first of several frames" in picture.conversions
 
 
@@ -111,16 +119,16 @@ def test_animations_give_their_first_frame(file_format):
     ids=["empty", "text", "eps", "truncated", "float", "lab", "too_large"],
 )
 def test_what_is_refused(data, reason):
-    with pytest.raises(BadPicture, match=reason):
-        decode_picture(data)
+    with pytest.raises(BadImage, match=reason):
+        decode_image(data)
 
 
 def test_small_pictures_are_refused_before_they_are_decoded():
     damaged = encode(Image.fromarray(noise(0, 64, 64)), "PNG")[:500]
-    with pytest.raises(BadPicture, match="64x64 px, smaller than 65"):
-        decode_picture(damaged, min_side=65)
-    with pytest.raises(BadPicture, match="truncated|broken"):
-        decode_picture(damaged, min_side=64)
+    with pytest.raises(BadImage, match="64x64 px, smaller than 65"):
+        decode_image(damaged, min_side=65)
+    with pytest.raises(BadImage, match="truncated|broken"):
+        decode_image(damaged, min_side=64)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +141,16 @@ def test_whatever_a_reader_raises_is_a_bad_picture(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(BadPicture, match="x|y|memory|ZeroDivisionError"):
-        decode_picture(b"")
+    with pytest.raises(BadImage, match="x|y|memory|ZeroDivisionError"):
+        decode_image(b"")
 
 
 def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
-    from tvt_jax import images as pictures
+    from tvt_jax import images
 
-    monkeypatch.setattr(pictures, "_LARGE", 50)
+    monkeypatch.setattr(images, "_LARGE", 50)
     inside, most, guard = 0, 0, threading.Lock()
-    original = pictures._to_rgb
+    original = images._to_rgb
 
     def watched(picture):
         nonlocal inside, most
@@ -154,9 +162,9 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
             inside -= 1
         return result
 
-    monkeypatch.setattr(pictures, "_to_rgb", watched)
+    monkeypatch.setattr(images, "_to_rgb", watched)
     data = encode(Image.fromarray(noise(0, 300, 300)), "PNG")
-    threads = [threading.Thread(target=decode_picture, args=(data,)) for _ in range(8)]
+    threads = [threading.Thread(target=decode_image, args=(data,)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -165,5 +173,31 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
 
 
 def test_photographs_count_as_pictures_and_other_files_do_not():
-    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".bmp", ".jp2"} <= picture_suffixes()
-    assert not {".eps", ".pdf", ".h5", ".mpg", ".txt", ".json", ""} & picture_suffixes()
+    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".bmp", ".jp2"} <= image_suffixes()
+    assert not {".eps", ".pdf", ".h5", ".mpg", ".txt", ".json", ""} & image_suffixes()
+
+
+@pytest.mark.parametrize("suffix", WRITABLE)
+def test_written_images_are_read_again(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    smooth = np.full((16, 16, 3), (10, 120, 230), np.uint8)
+    write_image(path, smooth)
+    tolerance = 3 if suffix in (".jpg", ".jpeg") else 0
+    assert np.abs(read_image(path).astype(int) - smooth).max() <= tolerance
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", None])
+def test_damaged_files_are_named(tmp_path, content):
+    path = tmp_path / "a.png"
+    write_image(path, noise(0, 64, 64))
+    path.write_bytes(path.read_bytes()[:2000] if content is None else content)
+    with pytest.raises(UserError, match="a.png is not a readable image"):
+        read_image(path)
+
+
+def test_nothing_half_written_stays(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write"):
+        write_image(tmp_path / "file" / "a.png", PIXELS)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

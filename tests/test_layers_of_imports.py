@@ -14,7 +14,8 @@ LAYERS = (
     {"cli"},
     {"models", "diffusion", "losses", "images", "memory"},
     {"restoration", "parallel", "checkpoint", "weights"},
-    {"conversion", "text", "data", "metrics"},
+    {"text"},
+    {"conversion", "data", "metrics"},
     {"training", "inference", "evaluation", "benchmarks"},
     {"train", "infer", "tag", "convert", "gather", "prepare", "evaluate", "bench", "demo"},
 )

@@ -43,16 +43,21 @@ def set_jax_environment() -> None:
 
 @contextlib.contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2.
-
-    Errors name parameters, `ram_data`; on the command line that is the option --ram-data.
-    """
+    """Turns a `UserError` into one line on stderr and exit status 2."""
     try:
         yield
     except UserError as error:
-        message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
-        print(f"error: {message}", file=sys.stderr)
+        print_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def print_error(error: UserError) -> None:
+    """Prints the line of a user's mistake on stderr.
+
+    Errors name parameters, `ram_data`; on the command line that is the option --ram-data.
+    """
+    message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
+    print(f"error: {message}", file=sys.stderr)

@@ -18,7 +18,7 @@ def demo(output: Path = Path("outputs/demo")) -> None:
     from tvt_jax.evaluation.methods import load_method
     from tvt_jax.evaluation.protocol import METRICS, Quality
     from tvt_jax.evaluation.report import table_cell
-    from tvt_jax.inference.image_files import read_image, write_image
+    from tvt_jax.images import read_image, write_image
     from tvt_jax.inference.upscaler import Upscaler
 
     degraded = read_image(DEGRADED_PHOTOGRAPH)

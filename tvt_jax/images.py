@@ -1,36 +1,41 @@
-"""Encoded pictures to pixels: which files are pictures, and how each kind becomes 8-bit RGB.
+"""Image files: which files are images, how each kind becomes 8-bit RGB, and how images are written.
 
-Training, preparation and inference read by these rules, so that a network meets the same pixels
-everywhere.
+Training, preparation, inference and evaluation read by these rules, so that a network meets the
+same pixels everywhere.
 """
 
 import functools
 import io
 import threading
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
+
+WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # Not photographs, or read by running another program (EPS by Ghostscript), or only stubs.
 _EXCLUDED_FORMATS = frozenset("BUFR EPS FITS GRIB HDF5 IMT MCIDAS MPEG SPIDER WMF XVTHUMB".split())
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-# Decoding takes up to 12 bytes a pixel. Larger pictures are decoded one at a time in a process, so
-# that many threads with a few of them do not fill the memory.
+# Pixels. Decoding takes up to 12 bytes each. Larger images are decoded one at a time in a process,
+# so that many threads with a few of them do not fill the memory.
 _LARGE = 2**25
-_one_large_picture = threading.Lock()
-# Pillow warns, without naming the picture, from 89 megapixels on and of every oddity in EXIF data.
+_one_large_image = threading.Lock()
+# Pillow warns, without naming the file, from 89 megapixels on and of every oddity in EXIF data.
 # What matters here is an error: more than 179 megapixels, pixels that cannot be decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class BadPicture(Exception):
-    """A picture that cannot be used. The message is the reason, without the picture's name."""
+class BadImage(Exception):
+    """An image that cannot be used. The message is the reason, without the file's name."""
 
 
-class Picture(NamedTuple):
-    """A decoded picture.
+class DecodedImage(NamedTuple):
+    """A decoded image.
 
     Attributes:
       pixels: [H, W, 3] uint8, RGB.
@@ -42,7 +47,7 @@ class Picture(NamedTuple):
 
 
 @functools.cache
-def picture_suffixes() -> frozenset[str]:
+def image_suffixes() -> frozenset[str]:
     """Suffixes, in lower case with their dot, of the formats that Pillow reads here."""
     extensions = Image.registered_extensions()
     return frozenset(suffix for suffix, name in extensions.items() if name in _formats())
@@ -54,8 +59,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name not in _EXCLUDED_FORMATS)
 
 
-def decode_picture(data: bytes, min_side: int = 1) -> Picture:
-    """Decodes a picture.
+def decode_image(data: bytes, min_side: int = 1) -> DecodedImage:
+    """Decodes an image.
 
     The EXIF orientation is applied. Greyscale, palette and CMYK become RGB. 16 bits are scaled to
     8. Transparency is dropped. Of an animation, the first frame is taken. Refused are
@@ -63,45 +68,107 @@ def decode_picture(data: bytes, min_side: int = 1) -> Picture:
 
     Args:
       data: the encoded file.
-      min_side: in px; a picture with a shorter side is refused before it is decoded.
+      min_side: in px; an image with a shorter side is refused before it is decoded.
 
     Raises:
-      BadPicture: the picture is damaged, too small, too large or of a refused kind.
+      BadImage: the image is damaged, too small, too large or of a refused kind.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
-            width, height = picture.size
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            width, height = image.size
             if min(width, height) < min_side:
-                raise BadPicture(f"{width}x{height} px, smaller than {min_side}")
+                raise BadImage(f"{width}x{height} px, smaller than {min_side}")
             if width * height > _LARGE:
-                with _one_large_picture:
-                    return _to_rgb(picture)
-            return _to_rgb(picture)
-    except BadPicture:
+                with _one_large_image:
+                    return _to_rgb(image)
+            return _to_rgb(image)
+    except BadImage:
         raise
     except Image.DecompressionBombError as error:
-        raise BadPicture(f"too many pixels: {error}") from error
+        raise BadImage(f"too many pixels: {error}") from error
     except MemoryError as error:
-        raise BadPicture("not enough memory to decode it") from error
+        raise BadImage("not enough memory to decode it") from error
     except Exception as error:  # Pillow's readers raise many kinds when a file is damaged
         reason = " ".join(str(error).split()) or type(error).__name__
         # The text names the object in memory, which is no use to anybody.
         reason = "unknown format or damaged" if "cannot identify" in reason else reason
-        raise BadPicture(reason) from error
+        raise BadImage(reason) from error
 
 
-def _to_rgb(picture: Image.Image) -> Picture:
+def read_image(path: Path) -> np.ndarray:
+    """Reads an image as RGB, by the rules of `decode_image`.
+
+    Returns: [H, W, 3] uint8.
+    Raises:
+      UserError: the file cannot be read, is damaged, or of a kind that those rules refuse.
+    """
+    try:
+        return decode_image(path.read_bytes()).pixels
+    except (OSError, BadImage) as error:
+        raise UserError(f"{path} is not a readable image ({error}).") from error
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes [H, W, 3] uint8 in the format of the suffix; complete or not at all.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    suffix = path.suffix.lower()
+    options = {"quality": 95, "subsampling": 0} if suffix in (".jpg", ".jpeg") else {}
+    if suffix == ".webp":
+        options = {"lossless": True}
+    with atomic_file(path) as temporary:
+        file_format = Image.registered_extensions()[suffix]
+        Image.fromarray(image).save(temporary, format=file_format, **options)
+
+
+def find_images(path: Path, parameter: str = "`input`") -> list[tuple[Path, Path]]:
+    """Lists the images of a file, or of a folder and below, each with its path relative to it.
+
+    Args:
+      path: the file or folder.
+      parameter: where it comes from, for messages.
+
+    Raises:
+      UserError: `path` is missing, or no image, or a folder without images.
+    """
+    if path.is_file():
+        check_readable(path, parameter)
+        return [(path, Path(path.name))]
+    if not path.is_dir():
+        raise UserError(f"{parameter} {path} does not exist.")
+    suffixes = image_suffixes()
+    found = sorted(
+        p
+        for p in path.rglob("*")
+        if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith(".")
+    )
+    if not found:
+        raise UserError(f"{parameter} {path} has no images (PNG, JPEG, WebP, TIFF, ...).")
+    return [(p, p.relative_to(path)) for p in found]
+
+
+def check_readable(path: Path, parameter: str = "`input`") -> None:
+    """Raises UserError unless the suffix is that of a format that is read here."""
+    if path.suffix.lower() not in image_suffixes():
+        raise UserError(
+            f"{parameter} {path} is of no image format that can be read (PNG, JPEG, WebP, ...)."
+        )
+
+
+def _to_rgb(image: Image.Image) -> DecodedImage:
     conversions = []
-    if _is_animated(picture):
+    if _is_animated(image):
         conversions.append("first of several frames")
-    deep = picture.mode in _SIXTEEN_BIT_MODES or _reads_sixteen_bits(picture)
-    picture.load()
-    mode = picture.mode
+    deep = image.mode in _SIXTEEN_BIT_MODES or _reads_sixteen_bits(image)
+    image.load()
+    mode = image.mode
     if mode == "F":
-        raise BadPicture("floating-point pixels, whose white is unknown")
+        raise BadImage("floating-point pixels, whose white is unknown")
     if mode == "LAB":
-        raise BadPicture("CIELAB colours, which Pillow converts wrongly")
-    if _turn_upright(picture):
+        raise BadImage("CIELAB colours, which Pillow converts wrongly")
+    if _turn_upright(image):
         conversions.append("turned as EXIF says")
     if deep:
         conversions.append("16 bits to 8")
@@ -111,37 +178,37 @@ def _to_rgb(picture: Image.Image) -> Picture:
         conversions.append("palette to RGB")
     elif mode not in ("RGB", "RGBA", "RGBa", "RGBX"):
         conversions.append(f"{mode} to RGB")
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         conversions.append("transparency dropped")
     if mode in _SIXTEEN_BIT_MODES:
         # Pillow's own conversion clips instead of scaling.
-        grey = np.clip(np.asarray(picture), 0, 65535) // 257
-        picture = Image.fromarray(grey.astype(np.uint8))
+        grey = np.clip(np.asarray(image), 0, 65535) // 257
+        image = Image.fromarray(grey.astype(np.uint8))
     if mode in ("RGBa", "La"):  # colours multiplied by alpha
-        picture = picture.convert({"RGBa": "RGBA", "La": "LA"}[mode])
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    return Picture(np.array(picture), tuple(conversions))
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[mode])
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return DecodedImage(np.array(image), tuple(conversions))
 
 
-def _turn_upright(picture: Image.Image) -> bool:
+def _turn_upright(image: Image.Image) -> bool:
     """Turns and mirrors in place as the EXIF orientation says; whether there was anything to do."""
     try:
-        turned = picture.getexif().get(0x0112, 1) in range(2, 9)
+        turned = image.getexif().get(0x0112, 1) in range(2, 9)
         if turned:
-            ImageOps.exif_transpose(picture, in_place=True)
+            ImageOps.exif_transpose(image, in_place=True)
         return turned
     except Exception:  # damaged EXIF data do not make the pixels useless
         return False
 
 
-def _is_animated(picture: Image.Image) -> bool:
+def _is_animated(image: Image.Image) -> bool:
     try:
-        return picture.format in ("GIF", "PNG", "WEBP", "TIFF", "AVIF") and picture.is_animated
+        return image.format in ("GIF", "PNG", "WEBP", "TIFF", "AVIF") and image.is_animated
     except Exception:  # a later frame is damaged; the first decides
         return True
 
 
-def _reads_sixteen_bits(picture: Image.Image) -> bool:
+def _reads_sixteen_bits(image: Image.Image) -> bool:
     """Whether Pillow's reader itself reduces 16-bit colour to 8 (it keeps the upper byte)."""
-    return any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))

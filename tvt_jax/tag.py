@@ -1,15 +1,14 @@
 """`python -m tvt_jax.tag`: say what is seen in photographs."""
 
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from tvt_jax.cli import run
+from tvt_jax.cli import print_error, run
 from tvt_jax.errors import UserError
 
-_READERS = 4  # threads that read pictures beside the network
+_READERS = 4  # threads that read images beside the network
 
 
 def tag(
@@ -25,17 +24,17 @@ def tag(
     Args:
         model: model folder with a tagger/, as `python -m tvt_jax.convert tagger` writes it, or that
             subfolder itself.
-        input: pictures (PNG, JPEG, WebP, BMP, TIFF), or folders that are searched to the bottom.
-        output: JSON file for the tags and every class's probability; pictures that it lists
+        input: images (PNG, JPEG, WebP, BMP, TIFF, ...), or folders that are searched to the bottom.
+        output: JSON file for the tags and every class's probability; images that it lists
             already are kept. `infer --tags` reads it.
         dtype: of the network; bfloat16 is faster on an accelerator and changes some tags.
-        batch_size: pictures that a device works on at a time. Left out: what suits the platform.
+        batch_size: images that a device works on at a time. Left out: what suits the platform.
         quiet: print nothing but errors.
     """
-    from tvt_jax.inference.image_files import find_pictures
+    from tvt_jax.images import find_images
     from tvt_jax.inference.tag_files import TagFile
 
-    paths = [path for one in input for path, _ in find_pictures(one)]
+    paths = [path for one in input for path, _ in find_images(one)]
     file = None if output is None else TagFile(output)
 
     from tvt_jax.inference.tagging import load_tagger
@@ -62,13 +61,13 @@ def tag(
                 print(f"wrote {output}")
     if tagged < len(paths):
         raise UserError(
-            f"{len(paths) - tagged} of {len(paths)} pictures failed, the others are done."
+            f"{len(paths) - tagged} of {len(paths)} images failed, the others are done."
         )
 
 
 def _read(paths: list[Path], readable: list[Path]) -> Iterator:
-    """Yields the pictures in order, and appends to `readable` the path of each."""
-    from tvt_jax.inference.image_files import read_image
+    """Yields the images in order, and appends to `readable` the path of each."""
+    from tvt_jax.images import read_image
 
     with ThreadPoolExecutor(_READERS) as pool:
         ahead = []
@@ -78,7 +77,7 @@ def _read(paths: list[Path], readable: list[Path]) -> Iterator:
             try:
                 image = ahead.pop(0).result()
             except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print_error(error)
                 continue
             readable.append(path)
             yield image

@@ -1,5 +1,12 @@
-"""The text that guides the restoration, and its embedding."""
+"""Prompts and their embeddings, in training and at inference: from a text encoder, or stored.
 
+Workers of the data pipeline build and tokenize prompts: Flax is imported when an encoder is loaded.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,97 +16,134 @@ import numpy as np
 
 from tvt_jax.config import QUALITY_WORDS
 from tvt_jax.errors import UserError
-from tvt_jax.models.networks import Network
-from tvt_jax.weights.model_folder import load_network
-from tvt_jax.weights.prompt_embeds import has_prompt_embeds, load_prompt_embeds
-from tvt_jax.weights.tokenizer import load_tokenizer, tokenize
 
 NO_TEXT_ENCODER = (
-    "this model has no text encoder, only one stored embedding: it takes no --prompt and no tags."
+    "this model has no text encoder, only one stored embedding: it takes neither a prompt nor tags."
 )
 
 
-def build_prompt(tags: list[str], text: str | None = None) -> str:
+def build_prompt(tags: Sequence[str], text: str | None = None, training: bool = False) -> str:
     """Joins tags and text as the release does.
 
     Args:
       tags: what is seen in the image; may be empty.
-      text: the user's own text, used as it is after the tags; None for the fixed words.
+      text: the user's own words, used as they are after the tags; None for the fixed words.
+      training: without the comma that the release puts after the fixed words at inference.
     """
     if text is None:
-        return f"{', '.join(tags)}, {QUALITY_WORDS},"
+        return f"{', '.join(tags)}, {QUALITY_WORDS}{'' if training else ','}"
     return ", ".join([*tags, text])
 
 
-def make_text_encoder(network: Network):
-    """Returns a compiled function: tokens [B, N] -> embedding [B, N, hidden_size] float32."""
+def load_tokenizer(folder: Path):
+    """Loads the CLIP tokenizer of a model folder's `tokenizer/`.
 
-    @jax.jit
-    def encode(params, tokens):
-        return network(params)(tokens).astype("float32")
+    Raises:
+      UserError: the folder is missing or incomplete.
+    """
+    # Keep transformers from looking for PyTorch, which it does not need to tokenize.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers import CLIPTokenizer
 
-    return lambda tokens: encode(network.params, tokens)
+    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{folder} is not a tokenizer folder: it has no vocab.json.")
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # transformers raises many kinds
+        raise UserError(f"{folder} is not a readable CLIP tokenizer ({error}).") from error
 
 
-class EncodedText:
-    """Embeddings of prompts by a text encoder, each computed once.
+def tokenize(tokenizer, texts: str | list[str], length: int) -> np.ndarray:
+    """Turns texts into [B, length] int32 tokens, cut or padded; B is 1 for a single text."""
+    tokens = tokenizer(
+        texts, max_length=length, padding="max_length", truncation=True, return_tensors="np"
+    )
+    return np.atleast_2d(np.asarray(tokens["input_ids"], np.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Where the embeddings of prompts come from.
 
     Attributes:
-      width: channels of an embedding.
+      params: what `encode` takes: the encoder's parameters, or the stored embedding.
+      encode: pure function (params, tokens [B, N] int32) -> [B, N, C] float32. A stored embedding
+        is [1, N, C] whatever the tokens are, which may be None. Holds no weights.
+      width: C.
+      num_tokens: N of the tokens; 0 where the embedding is stored.
+      tokenizer: folder of the tokenizer; None where the embedding is stored.
+      stored_negative: [1, N, C] float32, the stored embedding of what is not wanted.
     """
 
-    takes_text = True
+    params: Any
+    encode: Callable[[Any, Any], jax.Array]
+    width: int
+    num_tokens: int = 0
+    tokenizer: Path | None = None
+    stored_negative: np.ndarray | None = None
 
-    def __init__(self, encoder: Network, tokenizer: Any):
-        self.width = encoder.config.hidden_size
-        self._tokenizer, self._encode = tokenizer, make_text_encoder(encoder)
-        self._max_tokens = encoder.config.max_position_embeddings
-        self._embeddings: dict[str, jax.Array] = {}
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether prompts are read; else there is one stored embedding."""
+        return self.tokenizer is not None
 
-    def embed(self, tags: list[str], text: str | None) -> jax.Array:
-        """Returns the embedding [1, tokens, width] float32 of `build_prompt(tags, text)`."""
-        prompt = build_prompt(tags, text)
-        if prompt not in self._embeddings:
-            tokens = tokenize(self._tokenizer, prompt, self._max_tokens)
-            self._embeddings[prompt] = self._encode(tokens)
-        return self._embeddings[prompt]
-
-
-class StoredText:
-    """The one embedding of a model that has no text encoder.
-
-    Attributes:
-      width: channels of the embedding.
-    """
-
-    takes_text = False
-
-    def __init__(self, embedding: np.ndarray):
-        self.width = embedding.shape[-1]
-        self._embedding = jnp.asarray(embedding)
-
-    def embed(self, tags: list[str], text: str | None) -> jax.Array:
-        """Returns the embedding [1, tokens, width] float32.
+    def embed(self, prompt: str | None) -> jax.Array:
+        """Returns the embedding [1, N, C] float32 of a prompt; None for the stored one.
 
         Raises:
-          UserError: there are tags or a text.
+          UserError: there is a prompt and nothing to encode it.
         """
-        if tags or text is not None:
-            raise UserError(NO_TEXT_ENCODER)
-        return self._embedding
+        if not self.takes_prompts:
+            if prompt is not None:
+                raise UserError(NO_TEXT_ENCODER)
+            return jnp.asarray(self.encode(self.params, None))
+        return self._encode(self.params, tokenize(self._tokenizer, prompt, self.num_tokens))
+
+    def embed_negative(self, prompt: str) -> np.ndarray:
+        """Returns the embedding [1, N, C] float32 of a negative prompt, or the stored one."""
+        if self.stored_negative is not None:
+            return self.stored_negative
+        return np.asarray(self.embed(prompt))
+
+    @functools.cached_property
+    def _tokenizer(self):
+        return load_tokenizer(self.tokenizer)
+
+    @functools.cached_property
+    def _encode(self):
+        return jax.jit(self.encode)
 
 
-def load_text(model: Path, **precision: Any) -> EncodedText | StoredText:
-    """Loads what a model folder says to its UNet: a stored embedding, else a text encoder.
+def load_text(folder: Path, dtype: Any) -> Text:
+    """Loads what a model folder, or Stable Diffusion's, says to its UNet.
 
     Args:
-      model: the model folder.
-      precision: `dtype` and `param_dtype` of the text encoder.
+      folder: has `prompt_embeds.safetensors`, or else `text_encoder/` and `tokenizer/`.
+      dtype: of the encoder's weights and computation.
 
     Raises:
       UserError: the folder is incomplete or damaged.
     """
-    if has_prompt_embeds(model):
-        return StoredText(load_prompt_embeds(model).prompt_embeds)
-    encoder = load_network(model / "text_encoder", "text_encoder", **precision)
-    return EncodedText(encoder, load_tokenizer(model / "tokenizer"))
+    from flax import nnx
+
+    from tvt_jax.weights.model_folder import load_network
+    from tvt_jax.weights.prompt_embeds import has_prompt_embeds, load_prompt_embeds
+
+    if has_prompt_embeds(folder):
+        embeds = load_prompt_embeds(folder)
+        return Text(
+            params=embeds.prompt_embeds,
+            encode=lambda params, tokens: params,
+            width=embeds.prompt_embeds.shape[-1],
+            stored_negative=embeds.negative_prompt_embeds,
+        )
+    encoder = load_network(folder / "text_encoder", "text_encoder", dtype, dtype)
+    load_tokenizer(folder / "tokenizer")  # missing files are said now
+    graph = encoder.graph  # `encode` must not hold the weights
+    return Text(
+        params=encoder.params,
+        encode=lambda params, tokens: nnx.merge(graph, params)(tokens).astype("float32"),
+        width=encoder.config.hidden_size,
+        num_tokens=encoder.config.max_position_embeddings,
+        tokenizer=folder / "tokenizer",
+    )

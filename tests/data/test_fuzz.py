@@ -10,7 +10,7 @@ from tests.data.test_preparation import prepare, records
 from tests.support.pictures import odd_pictures
 from tvt_jax.data.pipeline import batches
 from tvt_jax.data.preparation.runners import run_in_processes
-from tvt_jax.images import BadPicture, decode_picture
+from tvt_jax.images import BadImage, decode_image
 
 COUNT = 500
 CROP = 16
@@ -75,8 +75,8 @@ def test_training_on_the_files_accounts_for_each(odd, prepared, tmp_path):
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
         try:
-            decode_picture(data, min_side=CROP)
-        except BadPicture:
+            decode_image(data, min_side=CROP)
+        except BadImage:
             unusable.add(name)
     skipped = read_an_epoch(tmp_path, len(files))
     assert {name.removeprefix(f"{tmp_path}/") for name in skipped} == unusable

@@ -5,7 +5,7 @@ import pytest
 
 from tvt_jax.config import PAIR_LAYOUTS
 from tvt_jax.data.pairs import _LAYOUTS, folder_pairs, layout_pairs, pair_factor
-from tvt_jax.images import BadPicture
+from tvt_jax.images import BadImage
 
 REALSR = [
     "Canon/Test/4/Canon_002_HR.png",
@@ -80,10 +80,10 @@ def test_two_folders_pair_by_name_without_suffix():
 def test_factors(hr, lr, factor):
     images = [np.zeros((height, width, 3), np.uint8) for width, height in (hr, lr)]
     if factor is None:
-        with pytest.raises(BadPicture, match=r"HR .* and LR .* have no whole factor"):
+        with pytest.raises(BadImage, match=r"HR .* and LR .* have no whole factor"):
             pair_factor(*images, 0)
         return
     assert pair_factor(*images, 0) == pair_factor(*images, 2 * factor) == factor
     if factor > 1:
-        with pytest.raises(BadPicture, match="no multiple of the pair's factor"):
+        with pytest.raises(BadImage, match="no multiple of the pair's factor"):
             pair_factor(*images, 2 * factor + 1)

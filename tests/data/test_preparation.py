@@ -20,7 +20,7 @@ from tvt_jax.data.preparation.shard_writer import Filters, write_shard
 from tvt_jax.data.records import decode_record
 from tvt_jax.data.sources import ShardSource
 from tvt_jax.errors import UserError
-from tvt_jax.images import decode_picture
+from tvt_jax.images import decode_image
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = run_in_processes(1, True)
@@ -100,7 +100,7 @@ def test_tiles_cover_the_picture(tmp_path, folder):
     covered = np.zeros((60, 90), int)
     for record in records(tmp_path):
         left, top = record.tile
-        tile = decode_picture(record.image).pixels
+        tile = decode_image(record.image).pixels
         number = int(record.name[-7:-4])
         want = noise(number, 60, 90)[top : top + 32, left : left + 32]
         assert tile.shape == (32, 32, 3)
@@ -180,7 +180,7 @@ def test_pairs_are_stored_together(tmp_path, folder, crop):
     found = records(tmp_path / "out")
     assert len({record.name for record in found}) == 7
     for record in found:
-        hr, lr = decode_picture(record.image).pixels, decode_picture(record.lr).pixels
+        hr, lr = decode_image(record.image).pixels, decode_image(record.lr).pixels
         np.testing.assert_array_equal(lr, hr[::4, ::4])
 
 
@@ -198,7 +198,7 @@ def test_tags_are_stored(tmp_path, folder):
     prepare(tmp_path, folder, run=run_in_threads(2, True), write=write, tagger="ram")
     assert calls == [8, 1]
     for record in records(tmp_path):
-        pixels = decode_picture(record.image).pixels
+        pixels = decode_image(record.image).pixels
         assert record.tags == (f"first {pixels[0, 0, 0]}", "second")
 
 

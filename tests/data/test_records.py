@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from tvt_jax.data.records import Record, decode_record, encode_record
-from tvt_jax.images import BadPicture
+from tvt_jax.images import BadImage
 
 FULL = Record(
     "ordner/Bild ä.jpg", b"\x89PNG...", "ab" * 32, 640, 480, (0, 512), ("a tree", "sky"), b"LR"
@@ -26,9 +26,9 @@ def test_equal_records_are_equal_bytes():
 def test_what_is_no_whole_record_is_refused():
     data = encode_record(FULL)
     for length in range(len(data)):
-        with pytest.raises(BadPicture, match="damaged"):
+        with pytest.raises(BadImage, match="damaged"):
             decode_record(data[:length])
     other = msgpack.packb({"name": "a", "colour": 1})
     for wrong in (data + b"x", b"TVT1" + data, other, msgpack.packb([1, 2]), b"\xc1"):
-        with pytest.raises(BadPicture, match="damaged"):
+        with pytest.raises(BadImage, match="damaged"):
             decode_record(wrong)

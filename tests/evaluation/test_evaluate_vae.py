@@ -25,7 +25,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.evaluation import vae_report
 from tvt_jax.evaluation.reconstruction import reconstruct
 from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
-from tvt_jax.inference.image_files import read_image
+from tvt_jax.images import read_image
 from tvt_jax.metrics import compiled
 from tvt_jax.metrics.luma import luma
 from tvt_jax.metrics.psnr import psnr
@@ -221,7 +221,7 @@ def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_pa
     assert written["failed"] == ["broken.jpg", "small.png"]
     assert "2 images could not be used" in done.stderr
     assert "small.png is smaller than 32 px" in done.stderr
-    assert "broken.jpg is not a readable picture" in done.stderr
+    assert "broken.jpg is not a readable image" in done.stderr
     for got, want in zip(written["vaes"][0]["images"], report["vaes"][0]["images"], strict=True):
         assert got["file"] == want["file"] and abs(got["psnr_y"] - want["psnr_y"]) < 1e-2
         assert got["lpips_vgg16"] is None
@@ -235,7 +235,7 @@ def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_pa
         ({"model": "nowhere"}, "nowhere is not a vae folder"),
         ({"model": "{images}"}, "is not a vae folder"),
         ({"input": "nowhere"}, "nowhere does not exist"),
-        ({"input": "{model}"}, "has no pictures"),
+        ({"input": "{model}"}, "has no images"),
         ({"output": "{images}"}, "is a folder, and a file is wanted"),
     ],
 )
@@ -258,5 +258,5 @@ def test_no_model_and_no_usable_image(small_vae, tmp_path, images):
     with pytest.raises(UserError, match="names no VAE"):
         evaluate_vaes([], images)
     (tmp_path / "x.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="x.png is not a readable picture"):
+    with pytest.raises(UserError, match="x.png is not a readable image"):
         evaluate_vaes([small_vae], tmp_path, quiet=True)

@@ -13,7 +13,7 @@ from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import protocol
 from tvt_jax.evaluation.images_report import compare_images
-from tvt_jax.inference.image_files import read_image
+from tvt_jax.images import read_image
 from tvt_jax.metrics.luma import luma
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
@@ -80,7 +80,7 @@ def test_mistakes(folders, tmp_path, monkeypatch):
     fails("`pred` .*none does not exist", pred=tmp_path / "none")
     fails("`ref` .*none does not exist", ref=tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    fails("`ref` .*empty has no pictures", ref=tmp_path / "empty")
+    fails("`ref` .*empty has no images", ref=tmp_path / "empty")
     monkeypatch.setattr(protocol, "load_lpips", missing)
     fails("vgg16 is not there", metrics=["lpips-vgg"])
 
@@ -95,7 +95,7 @@ def test_mistakes(folders, tmp_path, monkeypatch):
     Image.new("RGB", (64, 44)).save(pred / "c.png")
     fails("c.png is 64x44 px and .*c.png is 64x48; both must have one size")
     (pred / "c.png").write_bytes(b"nothing")
-    fails("c.png is not a readable picture")
+    fails("c.png is not a readable image")
     Image.new("RGB", (64, 20)).save(pred / "c.png")
     Image.new("RGB", (64, 20)).save(ref / "c.png")
     fails("c.png is smaller than 32 px")

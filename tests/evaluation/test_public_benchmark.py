@@ -9,7 +9,7 @@ from PIL import Image
 
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.evaluation.public_benchmark import benchmark_images, cut, degrade
-from tvt_jax.inference.image_files import read_image
+from tvt_jax.images import read_image
 
 IMAGE = read_image(sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))[1])[:256, :320]
 

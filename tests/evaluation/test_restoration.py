@@ -23,7 +23,7 @@ from tvt_jax.evaluation.methods import (
 )
 from tvt_jax.evaluation.public_benchmark import degrade
 from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
-from tvt_jax.inference.image_files import read_image
+from tvt_jax.images import read_image
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.metrics.luma import luma
 from tvt_jax.metrics.psnr import psnr

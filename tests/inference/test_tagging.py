@@ -18,17 +18,18 @@ from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import DataConfig
 from tvt_jax.data.sources import open_sources
 from tvt_jax.errors import UserError
+from tvt_jax.images import read_image, write_image
 from tvt_jax.infer import infer
-from tvt_jax.inference.image_files import read_image, write_image
+from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.inference.tag_files import TagFile
 from tvt_jax.inference.tagging import _class_probabilities, load_tagger, resize
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.prepare import prepare
-from tvt_jax.text import EncodedText, build_prompt
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ram_files.golden()
 IMAGES = [ram_files.image(0), ram_files.image(1)]
+SCALE_1 = RestorationOptions(scale=1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -171,8 +172,8 @@ def test_four_devices_compute_what_one_does(taggers, tagger_models, tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"dtype": "float16"}, "--dtype float16 is not one of float32, bfloat16"),
-        ({"batch_size": 0}, "--batch-size 0 must be positive"),
+        ({"dtype": "float16"}, "`dtype` float16 is not one of float32, bfloat16"),
+        ({"batch_size": 0}, "`batch_size` 0 must be positive"),
         ({"folder": ROOT}, "has no tagger/ folder. Make one with `python -m tvt_jax.convert tagg"),
     ],
 )
@@ -209,8 +210,8 @@ def test_the_command_writes_tags_and_probabilities(taggers, tagger_models, tmp_p
     done = run_tag(
         "--model", tagger_models["dape"], "--input", tmp_path / "in", "--output", output, expect=2
     )
-    assert "broken.jpg is not a readable picture" in done.stderr
-    assert "1 of 3 pictures failed" in done.stderr
+    assert "broken.jpg is not a readable image" in done.stderr
+    assert "1 of 3 images failed" in done.stderr
     assert f"{tmp_path / 'in/a.png'}: tag 26, tag 38\n" in done.stdout
     content = json.loads(output.read_text())
     assert content["classes"] == list(taggers["dape"].names)
@@ -280,9 +281,8 @@ def prompts(upscalers, monkeypatch):
     def run(self, unet, image, *rest):
         return jnp.zeros(image.shape, jnp.float32), True
 
-    monkeypatch.setattr(
-        EncodedText, "embed", lambda self, tags, text: prompts.append(build_prompt(tags, text))
-    )
+    for upscaler in upscalers.values():
+        monkeypatch.setattr(upscaler, "_embed", prompts.append)
     monkeypatch.setattr(Upscaler, "_run", run)
     monkeypatch.setattr(Upscaler, "from_folder", lambda model, dtype: upscalers[model])
     return prompts
@@ -298,8 +298,8 @@ def test_the_prompt_is_the_releases(upscalers, tagging_model, taggers, prompts, 
     [working] = seen
     assert working.shape == (614, 512, 3)
     tags = taggers["dape"]([working])[0]
-    assert tags and upscaler.tag(image, scale=1) == tags
-    upscaler.restore(image, "my words", tags=tags)
+    assert tags
+    upscaler.restore(image, prompt="my words", tags=tags)
     upscaler.restore(image, tags=["cat", "tree"])
     upscaler.restore(image, tags=())
     assert prompts == [
@@ -308,14 +308,14 @@ def test_the_prompt_is_the_releases(upscalers, tagging_model, taggers, prompts, 
         "cat, tree, clean, high-resolution, 8k,",
         ", clean, high-resolution, 8k,",
     ]
-    assert len(seen) == 2  # given tags are not looked for
+    assert len(seen) == 1  # tagged once, and given tags are not looked for
 
 
 def test_without_a_tagger_the_words_are_fixed(upscalers, small_model, prompts):
     plain = upscalers[small_model]
     plain.restore(ram_files.image(1, 24, 24))
     assert prompts == [", clean, high-resolution, 8k,"]
-    assert plain.tag(ram_files.image(1, 24, 24)) == [] and not plain.has_tagger
+    assert not plain.has_tagger
 
 
 def test_infer_prints_writes_and_reuses_tags(
@@ -323,11 +323,12 @@ def test_infer_prints_writes_and_reuses_tags(
 ):
     image = ram_files.image(1, 24, 20)
     write_image(tmp_path / "in.png", image)
-    tags, found = tmp_path / "tags.json", upscalers[tagging_model].tag(image, scale=1)
-    options = dict(input=[tmp_path / "in.png"], output=tmp_path / "out.png", scale=1)
+    tags, found = tmp_path / "tags.json", upscalers[tagging_model].upscale(image, SCALE_1).tags
+    prompts.clear()
+    options = dict(input=[tmp_path / "in.png"], output=tmp_path / "out.png", restoration=SCALE_1)
     infer(model=tagging_model, **options, tags=tags)
     assert f"tags: {', '.join(found)}\n" in capsys.readouterr().out
-    assert json.loads(tags.read_text()) == {"images": {"in.png": {"tags": found}}}
+    assert json.loads(tags.read_text()) == {"images": {"in.png": {"tags": list(found)}}}
     # Changed by hand, and reused by a model that has no tagger.
     tags.write_text(json.dumps({"images": {"in.png": {"tags": ["a kite"]}}}))
     infer(model=small_model, **options, tags=tags)
@@ -352,7 +353,7 @@ import sys
 sys.modules["torch"] = None
 from pathlib import Path
 from tvt_jax.inference import tagging, upscaler
-from tvt_jax.weights.tokenizer import load_tokenizer, tokenize
+from tvt_jax.text import load_tokenizer, tokenize
 model = Path(sys.argv[1])
 tokenizer = load_tokenizer(model / "tokenizer")
 print(tokenize(tokenizer, "cat, tree", 77).shape)

@@ -6,22 +6,20 @@ import shutil
 import subprocess
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from transformers import CLIPTokenizer
 
 from tvt_jax import memory
 from tvt_jax.errors import UserError
+from tvt_jax.images import read_image, write_image
 from tvt_jax.infer import infer
 from tvt_jax.inference import sizing
-from tvt_jax.inference.image_files import read_image, write_image
+from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.inference.sizing import enlarge, plan_sizes
 from tvt_jax.inference.upscaler import Upscaler
-from tvt_jax.text import build_prompt, make_text_encoder
-from tvt_jax.weights.model_folder import load_network
+from tvt_jax.text import build_prompt, load_text
 from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds
 
 PROMPT = ", clean, high-resolution, 8k,"
@@ -81,17 +79,20 @@ def test_folders_are_mirrored_and_damage_is_named(small_model, tmp_path, monkeyp
         write_image(tmp_path / "in" / name, picture(16, 16))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"nothing")
     options = dict(
-        model=small_model, input=[tmp_path / "in"], output=tmp_path / "out", scale=1,
+        model=small_model,
+        input=[tmp_path / "in"],
+        output=tmp_path / "out",
+        restoration=RestorationOptions(scale=1),
         skip_existing=True,
-    )  # fmt: skip
-    with pytest.raises(UserError, match="1 of 3 pictures failed"):
+    )
+    with pytest.raises(UserError, match="1 of 3 images failed"):
         infer(**options)
-    assert "broken.jpg is not a readable picture" in capsys.readouterr().err
+    assert "broken.jpg is not a readable image" in capsys.readouterr().err
     first, second = (read_image(tmp_path / "out" / name) for name in ("a.png", "sub/b.png"))
     np.testing.assert_array_equal(first, second)
     want = Upscaler.from_folder(small_model)(picture(16, 16), scale=1)
     np.testing.assert_array_equal(first, want)
-    with pytest.raises(UserError, match="1 of 1 pictures failed|broken.jpg"):
+    with pytest.raises(UserError, match="broken.jpg"):
         infer(**options)
     assert "skipped 2" in capsys.readouterr().out
 
@@ -109,8 +110,9 @@ def run_infer(*arguments, expect=0):
     ("arguments", "match"),
     [
         (["--input", "x.png"], "does not exist"),
-        (["--input", "{picture}", "--scale", "0"], "between 1 and 8"),
-        (["--input", "{picture}", "--model", "nowhere"], "not a model folder"),
+        (["--input", "{picture}", "--scale", "0"], "--scale 0.0 is not between 1 and 8"),
+        (["--input", "{picture}", "--seed", "1"], "--seed has no effect"),
+        (["--input", "{picture}", "--model", "nowhere"], "--model nowhere is not a model folder"),
         (["--input", "{picture}", "--sharpness", "3"], "--sharpness"),
     ],
 )
@@ -121,6 +123,35 @@ def test_mistakes_end_with_status_2_and_no_traceback(tmp_path, small_model, argu
     done = run_infer(*defaults, *filled, expect=2)
     assert match in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (dict(scale=0.5), "^`scale` 0.5 is not between 1 and 8"),
+        (dict(scale=float("nan")), "^`scale` nan"),
+        (dict(color_fix="sepia"), "^`color_fix` sepia is not one of adain, wavelet, none"),
+        (dict(posterior="median"), "^`posterior` median is not one of mean, sample"),
+        (dict(seed=1), "^`seed` has no effect unless `posterior` is sample"),
+        (dict(posterior="sample", seed=-1), "^`seed` -1 is not between 0 and"),
+    ],
+)
+def test_options_are_checked_in_one_place(upscaler, options, match):
+    """The API names parameters; the command puts its options in their place (above)."""
+    with pytest.raises(UserError, match=match):
+        RestorationOptions(**options)
+    with pytest.raises(UserError, match=match):
+        upscaler(picture(8, 8), **options)
+
+
+def test_options_come_whole_or_by_name(upscaler, restored):
+    image, want = restored
+    options = RestorationOptions(color_fix="none")
+    np.testing.assert_array_equal(upscaler.restore(image, options), want)
+    changed = upscaler.restore(image, RestorationOptions(prompt="a cat"), color_fix="none")
+    assert np.abs(changed - want).max() > 1e-5
+    with pytest.raises(TypeError, match="sharpness"):
+        upscaler(image, sharpness=3)
 
 
 def test_repeats_exactly_and_samples_follow_the_seed(upscaler, restored):
@@ -147,12 +178,7 @@ def textless_model(small_model, small_release, tmp_path_factory):
     """The small model with what its text encoder says to the fixed words in the encoder's place."""
     model = tmp_path_factory.mktemp("textless") / "model"
     shutil.copytree(small_model, model, ignore=shutil.ignore_patterns("text_encoder", "tokenizer"))
-    tokenizer = CLIPTokenizer.from_pretrained(small_release.sd / "tokenizer")
-    tokens = tokenizer(
-        PROMPT, max_length=77, padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
-    encoder = load_network(small_model / "text_encoder", "text_encoder", jnp.float32, jnp.float32)
-    embedding = np.asarray(make_text_encoder(encoder)(tokens.numpy()))
+    embedding = np.asarray(load_text(small_model, np.float32).embed(PROMPT))
     save_prompt_embeds(model, PromptEmbeds(embedding, -embedding))
     return model
 
@@ -160,7 +186,7 @@ def textless_model(small_model, small_release, tmp_path_factory):
 def test_a_stored_embedding_stands_for_the_text_encoder(textless_model, restored):
     image, want = restored
     upscaler = Upscaler.from_folder(textless_model, "float32")
-    assert not upscaler.takes_text and not upscaler.has_tagger
+    assert not upscaler.takes_prompts and not upscaler.has_tagger
     # The embedding is the same and so is the program; `want` is compared with PyTorch above.
     np.testing.assert_array_equal(upscaler.restore(image, color_fix="none"), want)
     np.testing.assert_array_equal(
@@ -172,12 +198,15 @@ def test_a_stored_embedding_stands_for_the_text_encoder(textless_model, restored
 def test_a_model_with_a_stored_embedding_takes_no_text(textless_model, tmp_path):
     upscaler = Upscaler.from_folder(textless_model, "float32")
     for words in (dict(prompt="a cat"), dict(prompt=""), dict(tags=["cat"])):
-        with pytest.raises(UserError, match="no text encoder.* no --prompt and no tags"):
+        with pytest.raises(UserError, match="no text encoder.* neither a prompt nor tags"):
             upscaler.restore(picture(24, 24), **words)
     for name in ("a.png", "b.png"):
         write_image(tmp_path / "in" / name, picture(8, 8))
     # Said once, before any picture.
-    for words in (dict(prompt="a cat"), dict(tags=tmp_path / "tags.json")):
+    for words in (
+        dict(restoration=RestorationOptions(prompt="a cat")),
+        dict(tags=tmp_path / "tags.json"),
+    ):
         with pytest.raises(UserError, match="no text encoder"):
             infer([tmp_path / "in"], tmp_path / "out", textless_model, **words)
     assert not (tmp_path / "out").exists()

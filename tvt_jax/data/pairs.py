@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from tvt_jax.images import BadPicture
+from tvt_jax.images import BadImage
 
 # The training halves of the public data sets at factor 4, and nothing of their test halves. A rule
 # is searched for in the HR image's whole path, so any folder above or in the data set may be
@@ -68,13 +68,13 @@ def pair_factor(hr: np.ndarray, lr: np.ndarray, crop: int) -> int:
       crop: side of the crops that are cut out of HR, px; 0: none are.
 
     Raises:
-      BadPicture: the sizes do not fit together, or crops do not lie on LR pixels.
+      BadImage: the sizes do not fit together, or crops do not lie on LR pixels.
     """
     factor = round(hr.shape[1] / lr.shape[1])
     fits = all(abs(hr.shape[axis] - factor * lr.shape[axis]) < factor for axis in (0, 1))
     if not 1 <= factor <= _MAX_FACTOR or not fits:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (hr, lr)]
-        raise BadPicture(f"HR {sizes[0]} and LR {sizes[1]} px have no whole factor")
+        raise BadImage(f"HR {sizes[0]} and LR {sizes[1]} px have no whole factor")
     if crop % factor:
-        raise BadPicture(f"a crop of {crop} px is no multiple of the pair's factor {factor}")
+        raise BadImage(f"a crop of {crop} px is no multiple of the pair's factor {factor}")
     return factor

@@ -4,7 +4,7 @@ import dataclasses
 
 import msgpack
 
-from tvt_jax.images import BadPicture
+from tvt_jax.images import BadImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ def decode_record(data: bytes) -> Record:
     """Unpacks a record.
 
     Raises:
-      BadPicture: not a record, or not a whole one.
+      BadImage: not a record, or not a whole one.
     """
     try:
         return Record(**msgpack.unpackb(data, use_list=False))
     except (ValueError, TypeError) as error:
-        raise BadPicture(f"the record is damaged ({error})") from error
+        raise BadImage(f"the record is damaged ({error})") from error

@@ -8,12 +8,13 @@ import grain
 import numpy as np
 from PIL import Image
 
-from tvt_jax.config import QUALITY_WORDS, DataConfig, DegradationConfig, ValidationConfig
+from tvt_jax.config import DataConfig, DegradationConfig, ValidationConfig
 from tvt_jax.data.degradation import degrade, draw_recipe
 from tvt_jax.data.pairs import pair_factor
 from tvt_jax.data.sources import Sample, Source, open_source
 from tvt_jax.errors import UserError
-from tvt_jax.images import BadPicture, decode_picture
+from tvt_jax.images import BadImage, decode_image
+from tvt_jax.text import build_prompt, load_tokenizer, tokenize
 
 PROMPT_TOKENS = 77  # CLIP's fixed length
 # As many unusable images in a row mean that there is hardly a usable one.
@@ -42,7 +43,7 @@ def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
     for index in range(len(source)):
         try:
             found.append(read.middle(source.read(index)))
-        except BadPicture as error:
+        except BadImage as error:
             raise UserError(
                 f"{source.name(index)} cannot be used with "
                 f"config.validation.crop={config.crop}: {error}."
@@ -81,7 +82,7 @@ class ReadSample(grain.transforms.RandomMap):
                 sample = source.read(index)
                 element = self._cut(sample, rng, events)
                 break
-            except BadPicture as error:
+            except BadImage as error:
                 events.append(("skipped", source.name(index), str(error)))
             # Another image of the same source takes its place: batches stay full, and every run
             # replaces it by the same one.
@@ -92,7 +93,7 @@ class ReadSample(grain.transforms.RandomMap):
                 f"{events[-1][2]}. Use larger images or a smaller config.data.crop, or sort "
                 "them out with `python -m tvt_jax.prepare`."
             )
-        return {**element, "prompt": _prompt(sample), "events": events}
+        return {**element, "prompt": build_prompt(sample.tags, training=True), "events": events}
 
     def middle(self, sample: Sample) -> dict:
         """Cuts a sample in its middle; its degradation follows from its name."""
@@ -101,7 +102,7 @@ class ReadSample(grain.transforms.RandomMap):
         rng = np.random.default_rng(zlib.crc32(Path(sample.name).name.encode()))
         return {
             **self._crop_at(hr, lr, factor, top, left, False, rng),
-            "prompt": _prompt(sample),
+            "prompt": build_prompt(sample.tags, training=True),
             "events": [],
         }
 
@@ -125,10 +126,10 @@ class ReadSample(grain.transforms.RandomMap):
         self, sample: Sample, events: list[Event]
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
         """(HR pixels, real LR pixels if there are, HR pixels per LR pixel)."""
-        hr, conversions = decode_picture(sample.image, min_side=self._crop)
+        hr, conversions = decode_image(sample.image, min_side=self._crop)
         lr, factor = None, 1
         if self._with_lr and sample.lr is not None:
-            lr = decode_picture(sample.lr).pixels
+            lr = decode_image(sample.lr).pixels
             factor = pair_factor(hr, lr, self._crop)
             hr = hr[: factor * lr.shape[0], : factor * lr.shape[1]]
         events += [("converted", sample.name, conversion) for conversion in conversions]
@@ -138,11 +139,11 @@ class ReadSample(grain.transforms.RandomMap):
         """Places for a crop: rows and columns, in steps of an LR pixel so that both show the same.
 
         Raises:
-          BadPicture: there is none.
+          BadImage: there is none.
         """
         rows, columns = ((side - self._crop) // factor for side in hr.shape[:2])
         if min(rows, columns) < 0:
-            raise BadPicture(f"{hr.shape[1]}x{hr.shape[0]} px, smaller than {self._crop}")
+            raise BadImage(f"{hr.shape[1]}x{hr.shape[0]} px, smaller than {self._crop}")
         return rows, columns
 
     def _crop_at(
@@ -170,10 +171,6 @@ class ReadSample(grain.transforms.RandomMap):
         return np.rint(conditioning * 255).astype(np.uint8)  # it is on these levels already
 
 
-def _prompt(sample: Sample) -> str:
-    return f"{', '.join(sample.tags)}, {QUALITY_WORDS}"
-
-
 def _enlarged(lr: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
     """The part `box` (left, top, right, bottom) of LR at the size of HR.
 
@@ -196,8 +193,6 @@ class Collate:
     def __init__(self, tokenizer: str):
         self._tokenizer = None
         if tokenizer:
-            from tvt_jax.weights.tokenizer import load_tokenizer
-
             self._tokenizer = load_tokenizer(Path(tokenizer))
 
     def __call__(self, elements: list[dict]) -> dict:
@@ -210,8 +205,6 @@ class Collate:
                 for target, element in zip(batch[name], elements, strict=True):
                     cv2.LUT(element[name], _TO_FLOAT, target)
         if self._tokenizer is not None:
-            from tvt_jax.weights.tokenizer import tokenize
-
             prompts = [element["prompt"] for element in elements]
             batch["tokens"] = tokenize(self._tokenizer, prompts, PROMPT_TOKENS)
         batch["events"] = [element["events"] for element in elements]

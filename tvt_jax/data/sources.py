@@ -13,7 +13,7 @@ from tvt_jax.data import storage
 from tvt_jax.data.pairs import folder_pairs, layout_pairs
 from tvt_jax.data.records import decode_record
 from tvt_jax.errors import UserError
-from tvt_jax.images import BadPicture, picture_suffixes
+from tvt_jax.images import BadImage, image_suffixes
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -48,7 +48,7 @@ class Source(Protocol):
         """What to call a sample that could not be read."""
 
     def read(self, index: int) -> Sample:
-        """Reads one sample; raises BadPicture where that is not possible."""
+        """Reads one sample; raises BadImage where that is not possible."""
 
 
 class Listed(NamedTuple):
@@ -89,7 +89,7 @@ def list_images(folder: str, lr_folder: str = "", layout: str = "") -> list[List
 def _image_names(folder: str) -> list[str]:
     path = storage.as_path(folder)
     storage.check_folder(path)
-    suffixes = picture_suffixes()
+    suffixes = image_suffixes()
     names = [
         name for name in storage.list_files(path) if os.path.splitext(name)[1].lower() in suffixes
     ]
@@ -125,13 +125,13 @@ def read_file(path: str) -> bytes:
     """Reads an image's file.
 
     Raises:
-      BadPicture: it cannot be read.
+      BadImage: it cannot be read.
     """
     try:
         return storage.as_path(path).read_bytes()
     except Exception as error:  # each cloud library raises its own kinds, after some attempts
         reason = getattr(error, "strerror", None) or error
-        raise BadPicture(f"{path} cannot be read: {reason}") from error
+        raise BadImage(f"{path} cannot be read: {reason}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ class ShardSource:
         try:
             data = self._records[index]
         except Exception as error:  # ArrayRecord tells damage in its own kinds of errors
-            raise BadPicture(f"the record cannot be read ({str(error).splitlines()[0]})") from error
+            raise BadImage(f"the record cannot be read ({str(error).splitlines()[0]})") from error
         record = decode_record(data)
         return Sample(record.name, record.image, record.lr, record.tags or ())
 

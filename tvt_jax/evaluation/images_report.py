@@ -7,7 +7,7 @@ from typing import Any
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.protocol import METRICS, MIN_SIDE, PROTOCOL, Quality
 from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
-from tvt_jax.inference.image_files import find_pictures, read_image
+from tvt_jax.images import find_images, read_image
 from tvt_jax.progress import progress
 
 _SHOWN = 5  # names in a message
@@ -73,7 +73,7 @@ def images_table(report: Mapping[str, Any]) -> str:
 def _pairs(pred: Path, ref: Path) -> dict[str, tuple[Path, Path]]:
     """Path of an image and of its reference, by their common name."""
     if pred.is_file() and ref.is_file():
-        return {pred.name: (find_pictures(pred, "`pred`")[0][0], find_pictures(ref, "`ref`")[0][0])}
+        return {pred.name: (find_images(pred, "`pred`")[0][0], find_images(ref, "`ref`")[0][0])}
     predictions, references = _by_name(pred, "`pred`"), _by_name(ref, "`ref`")
     for folder, there, parameter, here in (
         (ref, references, "`pred`", predictions),
@@ -91,7 +91,7 @@ def _pairs(pred: Path, ref: Path) -> dict[str, tuple[Path, Path]]:
 
 def _by_name(folder: Path, parameter: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path, relative in find_pictures(folder, parameter):
+    for path, relative in find_images(folder, parameter):
         name = relative.with_suffix("").as_posix()
         if name in found:
             raise UserError(f"{found[name]} and {path} have one name; keep one of them.")

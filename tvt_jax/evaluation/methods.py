@@ -75,7 +75,7 @@ def load_method(name: str) -> Method:
     from tvt_jax.inference.upscaler import Upscaler
 
     upscaler = Upscaler.from_folder(name)
-    return lambda image: upscaler(image, SCALE)
+    return lambda image: upscaler(image, scale=SCALE)
 
 
 def restore_in_own_process(

@@ -17,7 +17,7 @@ from PIL import Image
 from tvt_jax.data.degradation.kernels import bell_kernel
 from tvt_jax.downloads import Wheel, wheel_files
 from tvt_jax.evaluation.methods import SCALE
-from tvt_jax.images import decode_picture
+from tvt_jax.images import decode_image
 
 CROP = 512  # px
 DEGRADATIONS = ("realistic", "bicubic")
@@ -98,7 +98,7 @@ def benchmark_images() -> dict[str, np.ndarray]:
     images = {}
     for name, source in _SOURCES.items():
         data = wheel_files(source.wheel)[source.path].read_bytes()
-        images[name] = cut(decode_picture(data).pixels, source.corner)
+        images[name] = cut(decode_image(data).pixels, source.corner)
     return images
 
 
@@ -146,4 +146,4 @@ def degrade(image: np.ndarray, name: str, degradation: str) -> np.ndarray:
     file = io.BytesIO()
     quality = int(rng.integers(40, 71))
     Image.fromarray(noisy).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    return decode_picture(file.getvalue()).pixels
+    return decode_image(file.getvalue()).pixels

@@ -25,7 +25,7 @@ from tvt_jax.evaluation.methods import (
 from tvt_jax.evaluation.protocol import METRICS, PROTOCOL, Quality
 from tvt_jax.evaluation.public_benchmark import DEGRADATIONS, benchmark_images, degrade
 from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
-from tvt_jax.inference.image_files import write_image
+from tvt_jax.images import write_image
 from tvt_jax.progress import progress
 
 _PROTOCOL = {

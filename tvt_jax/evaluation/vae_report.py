@@ -15,7 +15,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.evaluation.protocol import BORDER, MIN_SIDE, luma_inside
 from tvt_jax.evaluation.reconstruction import reconstruct
 from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
-from tvt_jax.inference.image_files import find_pictures, read_image
+from tvt_jax.images import find_images, read_image
 from tvt_jax.metrics.lpips import lpips
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
@@ -64,7 +64,7 @@ def evaluate_vaes(models: list[Path], source: Path, quiet: bool = False) -> dict
     """
     if not models:
         raise UserError("`model` names no VAE.")
-    found = find_pictures(source)
+    found = find_images(source)
     vaes = [
         (str(model), load_network(network_folder(model, "vae"), "vae", jnp.float32, jnp.float32))
         for model in models

@@ -5,7 +5,6 @@ Source: StableSR's and OSEDiff's `wavelet_color_fix.py`, as the release imports 
 
 import jax.numpy as jnp
 
-COLOR_FIXES = ("adain", "wavelet", "none")
 _WAVELET_LEVELS = 5
 
 
@@ -27,7 +26,7 @@ def color_fix(output, reference, method):
         return output - low_frequencies(output) + low_frequencies(reference)
     if method == "none":
         return output
-    raise ValueError(f"colour fix {method!r} is not one of {', '.join(COLOR_FIXES)}")
+    raise ValueError(f"there is no colour fix {method!r}")
 
 
 def _adain(output, reference):

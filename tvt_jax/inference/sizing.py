@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from tvt_jax.errors import UserError
-
 # The release enlarges small inputs until their short side is this after upscaling (its
 # `process_size`), the size that the networks were trained at.
 _PROCESS_SIZE = 512
@@ -38,12 +36,7 @@ def plan_sizes(width: int, height: int, scale: float) -> SizePlan:
     Args:
       width, height: of the input, at least 1.
       scale: 1 to 8; the networks are trained for 4.
-
-    Raises:
-      UserError: the scale is out of range.
     """
-    if not 1 <= scale <= 8:
-        raise UserError(f"--scale {scale} is not between 1 and 8 (the model is trained for 4).")
     short, long = min(width, height), max(width, height)
     # Kept as a fraction: the release's floating point turns a side of 49 into 127 instead of 128.
     target, unit = int(_PROCESS_SIZE // scale), short

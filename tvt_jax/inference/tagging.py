@@ -135,9 +135,9 @@ def load_tagger(
         read.)
     """
     if dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
+        raise UserError(f"`dtype` {dtype} is not one of {', '.join(DTYPES)}.")
     if batch_size is not None and batch_size < 1:
-        raise UserError(f"--batch-size {batch_size} must be positive.")
+        raise UserError(f"`batch_size` {batch_size} must be positive.")
     folder = Path(folder)
     own = folder / "tagger" if (folder / "tagger").is_dir() else folder
     if not (own / "config.json").is_file():

@@ -1,28 +1,43 @@
 """The Python interface: load a model folder once, upscale many images."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tvt_jax.bundled import SMALL_MODEL
+from tvt_jax.config import SchedulerConfig
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
-from tvt_jax.inference.color import COLOR_FIXES, color_fix
+from tvt_jax.inference.color import color_fix
+from tvt_jax.inference.options import DEFAULTS, RestorationOptions
 from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
 from tvt_jax.restoration import restore
-from tvt_jax.text import EncodedText, StoredText, load_text
+from tvt_jax.text import Text, build_prompt, load_text
 from tvt_jax.weights.model_folder import load_network, read_scheduler_config
 
 DTYPES = ("auto", "float32", "bfloat16")
-POSTERIORS = ("mean", "sample")
+
+
+class Upscaled(NamedTuple):
+    """What became of an image.
+
+    Attributes:
+      image: [H, W, 3] uint8.
+      tags: what the prompt says is seen in it.
+    """
+
+    image: np.ndarray
+    tags: tuple[str, ...]
 
 
 class Upscaler:
@@ -36,11 +51,12 @@ class Upscaler:
         self,
         vae: Network,
         unet: Network,
-        text: EncodedText | StoredText,
-        scheduler,
+        text: Text,
+        scheduler: SchedulerConfig,
         tagger: Callable[[Sequence[np.ndarray]], list[list[str]]] | None = None,
     ):
         self._vae, self._unet, self._text, self._tagger = vae, unet, text, tagger
+        self._embed = functools.lru_cache(maxsize=64)(text.embed)
         self._alpha_bar = alphas_cumprod(scheduler)[ONE_STEP_TIMESTEP]
         self._multiple = max(8, vae.config.downsampling)
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
@@ -60,150 +76,150 @@ class Upscaler:
           UserError: the folder is incomplete, damaged or inconsistent.
         """
         if dtype not in DTYPES:
-            raise UserError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
+            raise UserError(f"`dtype` {dtype} is not one of {', '.join(DTYPES)}.")
         model = Path(model)
         if not (model / "model_index.json").is_file():
             raise UserError(
-                f"--model {model} is not a model folder: it has no model_index.json. "
+                f"`model` {model} is not a model folder: it has no model_index.json. "
                 "Make one with `python -m tvt_jax.convert official`, or train one."
             )
         if dtype == "auto":
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        precision = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
-        unet = load_network(model / "unet", "unet", **precision)
-        text = load_text(model, **precision)
+        unet = load_network(model / "unet", "unet", jnp.dtype(dtype), jnp.dtype(dtype))
+        text = load_text(model, jnp.dtype(dtype))
         _check_consistent(vae, unet, text, model)
         tagger = None
-        if text.takes_text and (model / "tagger").is_dir():
+        if text.takes_prompts and (model / "tagger").is_dir():
             # Float32 as in the release, and one image at a time: nothing to share among devices.
             tagger = load_tagger(model, batch_size=1, devices=jax.local_devices()[:1])
         scheduler = read_scheduler_config(model)
         return cls(vae, unet, text, scheduler, tagger)
 
-    def __call__(
-        self,
-        image: np.ndarray,
-        scale: float = 4,
-        prompt: str | None = None,
-        color_fix: str = "adain",
-        posterior: str = "mean",
-        seed: int = 0,
-        tags: Sequence[str] | None = None,
-    ) -> np.ndarray:
-        """Upscales one image.
-
-        Args:
-          image: [H, W, 3] uint8, any size from 1 x 1 on.
-          scale: 1 to 8; the networks are trained for 4.
-          prompt: text used as it is; None for the release's fixed words, or for the stored
-            embedding of a model that has no text encoder: that takes neither text nor tags.
-          color_fix: "adain", "wavelet" or "none".
-          posterior: "mean" of the encoder's distribution, or a "sample" as the release draws.
-          seed: of that sample.
-          tags: what is seen in the image, before the text in the prompt; () for nothing, None to
-            ask the tagger, if the model has one.
-
-        Returns: [round(scale x H), round(scale x W), 3] uint8.
-        Raises:
-          UserError: an argument is wrong, memory does not suffice, or the result is not finite.
-        """
-        _check_image(image)
-        plan = sizing.plan_sizes(image.shape[1], image.shape[0], scale)
-        working = sizing.enlarge(image, plan)
-        restored = self.restore(working, prompt, color_fix, posterior, seed, tags)
-        quantised = np.round(np.clip(restored, 0.0, 1.0) * 255.0).astype(np.uint8)
-        return sizing.to_output(quantised, plan)
-
     @property
-    def takes_text(self) -> bool:
+    def takes_prompts(self) -> bool:
         """Whether the model reads prompts and tags; else it has one stored embedding."""
-        return self._text.takes_text
+        return self._text.takes_prompts
 
     @property
     def has_tagger(self) -> bool:
         """Whether images are tagged when no tags are given."""
         return self._tagger is not None
 
-    def tag(self, image: np.ndarray, scale: float = 4) -> list[str]:
-        """Returns the tags that `__call__` would find; none without a tagger.
+    def __call__(
+        self,
+        image: np.ndarray,
+        options: RestorationOptions = DEFAULTS,
+        *,
+        tags: Sequence[str] | None = None,
+        **changes: Any,
+    ) -> np.ndarray:
+        """Upscales one image; `upscale` says more.
+
+        >>> upscaler(image, scale=2, prompt="a cat")
+        >>> upscaler(image, options)
 
         Args:
-          image, scale: as in `__call__`. The tagger sees the enlarged image, as in the release.
+          changes: fields of `RestorationOptions`, in the place of those of `options`.
+
+        Returns: [round(scale x H), round(scale x W), 3] uint8.
+        """
+        return self.upscale(image, dataclasses.replace(options, **changes), tags).image
+
+    def upscale(
+        self,
+        image: np.ndarray,
+        options: RestorationOptions = DEFAULTS,
+        tags: Sequence[str] | None = None,
+    ) -> Upscaled:
+        """Enlarges one image and restores it.
+
+        Args:
+          image: [H, W, 3] uint8, any size from 1 x 1 on.
+          options: how.
+          tags: what is seen in the image, before the text in the prompt; () for nothing, None to
+            ask the tagger, if the model has one.
 
         Raises:
-          UserError: an argument is wrong.
+          UserError: an argument is wrong, the model takes no prompts, memory does not suffice, or
+            the result is not finite.
         """
         _check_image(image)
-        plan = sizing.plan_sizes(image.shape[1], image.shape[0], scale)
-        return self._see(sizing.enlarge(image, plan))
-
-    def _see(self, image: np.ndarray) -> list[str]:
-        return [] if self._tagger is None else self._tagger([image])[0]
+        plan = sizing.plan_sizes(image.shape[1], image.shape[0], options.scale)
+        enlarged = sizing.enlarge(image, plan)
+        if tags is None:
+            tags = self._tag(enlarged)
+        restored = self._restore(enlarged, options, tags)
+        quantised = np.round(np.clip(restored, 0.0, 1.0) * 255.0).astype(np.uint8)
+        return Upscaled(sizing.to_output(quantised, plan), tuple(tags))
 
     def restore(
         self,
         image: np.ndarray,
-        prompt: str | None = None,
-        color_fix: str = "adain",
-        posterior: str = "mean",
-        seed: int = 0,
+        options: RestorationOptions = DEFAULTS,
+        *,
         tags: Sequence[str] | None = None,
+        **changes: Any,
     ) -> np.ndarray:
         """Restores an image that has its final size already, without rounding.
 
         Args:
           image: [H, W, 3] uint8, the enlarged input.
-          prompt, color_fix, posterior, seed, tags: as in `__call__`.
+          options, tags, changes: as in `__call__`; the scale plays no part.
 
         Returns: [H, W, 3] float32, about [0, 1] (a colour fix may leave that range).
-        Raises: as `__call__`.
+        Raises: as `upscale`.
         """
-        if color_fix not in COLOR_FIXES:
-            raise UserError(f"--color-fix {color_fix} is not one of {', '.join(COLOR_FIXES)}.")
-        if posterior not in POSTERIORS:
-            raise UserError(f"--posterior {posterior} is not one of {', '.join(POSTERIORS)}.")
         _check_image(image)
+        options = dataclasses.replace(options, **changes)
+        return self._restore(image, options, self._tag(image) if tags is None else tags)
+
+    def _tag(self, image: np.ndarray) -> list[str]:
+        """What is seen in an image; the tagger sees it enlarged, as in the release."""
+        return [] if self._tagger is None else self._tagger([image])[0]
+
+    def _restore(
+        self, image: np.ndarray, options: RestorationOptions, tags: Sequence[str]
+    ) -> np.ndarray:
         height, width = image.shape[:2]
+        prompt = options.prompt
+        if self.takes_prompts or tags:
+            prompt = build_prompt(tags, prompt)
+        context = self._embed(prompt)
         padded = jnp.asarray(sizing.pad(image, self._multiple))
-        if tags is None:
-            tags = self._see(image)
-        context = self._text.embed(list(tags), prompt)
-        key = jax.random.key(seed)
-        restored, finite = self._run(self._unet, padded, context, key, posterior)
+        key = jax.random.key(options.seed or 0) if options.posterior == "sample" else None
+        restored, finite = self._run(self._unet, padded, context, key)
         if not finite and self._unet.dtype != jnp.float32:
             print("note: not finite in bfloat16, computing once more in float32", file=sys.stderr)
-            unet = self._unet.with_dtype(jnp.float32)
-            restored, finite = self._run(unet, padded, context, key, posterior)
+            restored, finite = self._run(self._unet.with_dtype(jnp.float32), padded, context, key)
         if not finite:
             raise UserError(
                 "the network's output is not finite and is not written; the weights are damaged."
             )
-        return np.asarray(_finish(restored[:height, :width], image, color_fix))
+        return np.asarray(_finish(restored[:height, :width], image, options.color_fix))
 
-    def _run(self, unet: Network, image, context, key, posterior: str) -> tuple[jax.Array, bool]:
+    def _run(self, unet: Network, image, context, key) -> tuple[jax.Array, bool]:
         """Runs the networks on a padded image; one compilation for each size."""
         arguments = (self._vae.params, unet.params, image, context, key)
-        cached = (unet.dtype, image.shape, context.shape, posterior)
+        cached = (unet.dtype, image.shape, context.shape, key is None)
         if cached not in self._compiled:
-            step = functools.partial(
-                _one_step, self._vae, unet, float(self._alpha_bar), posterior == "sample"
-            )
+            step = functools.partial(_one_step, self._vae, unet, float(self._alpha_bar))
             self._compiled[cached], _ = compile_to_fit(
                 jax.jit(step).lower(*arguments),
                 f"an image of {image.shape[1]}x{image.shape[0]} px",
-                "use a smaller image or a smaller --scale",
+                "use a smaller image or a smaller scale",
             )
         restored, finite = self._compiled[cached](*arguments)
         return restored, bool(finite)
 
 
-def _one_step(vae, unet, alpha_bar, sample, vae_params, unet_params, image, context, key):
+def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, key):
     """Encodes, denoises once, decodes.
 
     Args:
-      vae, unet: networks; alpha_bar: of the one timestep; sample: draw from the posterior.
-      image: [H, W, 3] uint8, padded; context: [1, tokens, width]; key: for the sample.
+      vae, unet: networks; alpha_bar: of the one timestep.
+      image: [H, W, 3] uint8, padded; context: [1, tokens, width]; key: for a sample of the
+        posterior, None for its mean.
 
     Returns: (image [H, W, 3] float32 in [0, 1], whether all of it is finite).
     """
@@ -212,7 +228,7 @@ def _one_step(vae, unet, alpha_bar, sample, vae_params, unet_params, image, cont
         vae(vae_params), unet(unet_params), pixels, context,
         scaling_factor=vae.config.scaling_factor,
         alpha_bar=alpha_bar,
-        key=key if sample else None,
+        key=key,
     )  # fmt: skip
     restored = restored[0]
     # Clamped before the colour fix, as in the release.
@@ -232,16 +248,14 @@ def _check_image(image: np.ndarray) -> None:
         )
 
 
-def _check_consistent(
-    vae: Network, unet: Network, text: EncodedText | StoredText, model: Path
-) -> None:
+def _check_consistent(vae: Network, unet: Network, text: Text, model: Path) -> None:
     """Networks of one folder must fit each other; their own files cannot show that."""
     latent, width = vae.config.latent_channels, unet.config.cross_attention_dim
     problems = []
     if (unet.config.in_channels, unet.config.out_channels) != (latent, latent):
         problems.append(f"the VAE has {latent} latent channels, the UNet {unet.config.in_channels}")
     if text.width != width:
-        name = "text encoder" if text.takes_text else "stored prompt embedding"
+        name = "text encoder" if text.takes_prompts else "stored prompt embedding"
         problems.append(f"the {name} is {text.width} wide, the UNet wants {width}")
     if problems:
         raise UserError(f"the networks in {model} do not belong together: {'; '.join(problems)}.")

@@ -27,6 +27,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
 from tvt_jax.models.networks import Network
 from tvt_jax.restoration import restore
+from tvt_jax.text import load_text
 from tvt_jax.training.restoration_networks import (
     make_critic,
     make_generator,
@@ -34,7 +35,6 @@ from tvt_jax.training.restoration_networks import (
     with_vae_adapters,
 )
 from tvt_jax.training.state import Stage
-from tvt_jax.training.text import load_text
 from tvt_jax.weights.adapters import split_trained_params
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
@@ -55,7 +55,7 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
     """
     sd, dtype = Path(config.sd), jnp.dtype(config.dtype)
     scheduler = read_scheduler_config(sd)
-    text = load_text(sd, config.loss.negative_prompt, dtype)
+    text = load_text(sd, dtype)
     # The pixels go through the VAE and LPIPS: float32, as in the release.
     vae_folder = network_folder(Path(config.vae), "vae")
     vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
@@ -74,8 +74,11 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         shared=generator.shared,
     )
     params = {"generator": {"unet": generator.trained, "vae": vae_adapters}}
+    embeddings = {
+        "prompts": text.params, "negative": text.embed_negative(config.loss.negative_prompt),
+    }  # fmt: skip
     frozen = {
-        "sd": base.params, "unet": generator.own, "vae": vae_params, "text": text.params,
+        "sd": base.params, "unet": generator.own, "vae": vae_params, "text": embeddings,
     }  # fmt: skip
     names = {"generator": generator.names + vae_names}
     optim = {"generator": config.optim}
@@ -129,9 +132,9 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
             **{f"scheduler.{name}": value for name, value in dataclasses.asdict(scheduler).items()},
         },
         notes=(generator.shares(base),),
-        inputs=("hr", "lr", *text.inputs),
+        inputs=("hr", "lr", *(("tokens",) if text.takes_prompts else ())),
         preview_of="lr",
-        tokenizer=text.tokenizer,
+        tokenizer=str(text.tokenizer or ""),
     )
 
 
@@ -187,7 +190,7 @@ class Forward:
       config: of the run.
       alpha_bar: [timesteps] float32, of the schedule.
       scaling: factor on latents.
-      encode_text: function (text parameters, batch) -> (prompts [B, N, C], negative [1, N, C]).
+      encode_text: `encode` of the run's `Text`.
       vae: graph for `nnx.merge(vae, adapters, weights)`.
       unet: likewise of the generator's UNet.
       shared: path of a frozen weight of the generator -> its path in Stable Diffusion's UNet.
@@ -223,7 +226,7 @@ class Forward:
         """
         del step
         posterior_key, vsd_key, critic_key = jax.random.split(key, 3)
-        context, negative = jax.lax.stop_gradient(self.encode_text(frozen["text"], batch))
+        context, negative = jax.lax.stop_gradient(self._embed(frozen["text"], batch))
 
         def loss(generator):
             image, latent = self._restore(generator, frozen, batch["lr"], context, posterior_key)
@@ -247,7 +250,7 @@ class Forward:
 
     def preview(self, params, frozen, batch):
         """Restores images [B, H, W, 3] from the means of their latents."""
-        context, _ = self.encode_text(frozen["text"], batch)
+        context, _ = self._embed(frozen["text"], batch)
         return self._restore(params["generator"], frozen, batch["lr"], context, None)[0]
 
     def unet_params(self, frozen):
@@ -266,6 +269,12 @@ class Forward:
     def critic_params(self, frozen):
         """The critic's frozen weights."""
         return frozen["sd"]
+
+    def _embed(self, text, batch):
+        """(prompts [B, N, C], negative prompt [1, N, C])."""
+        prompts = self.encode_text(text["prompts"], batch.get("tokens"))
+        shape = (batch["lr"].shape[0], *prompts.shape[1:])
+        return jnp.broadcast_to(prompts, shape), text["negative"]
 
     def _restore(self, generator, frozen, lr, context, key):
         """(image [B, H, W, 3] in [-1, 1], clean latent [B, h, w, C], scaled)."""

@@ -31,7 +31,7 @@ from tvt_jax.data.open_photographs.reserved import (
 from tvt_jax.data.open_photographs.text_images import fonts_of, text_image
 from tvt_jax.data.sources import list_images
 from tvt_jax.errors import UserError
-from tvt_jax.inference.image_files import read_image
+from tvt_jax.images import read_image
 
 TRAIN = sorted(TRAIN_PHOTOGRAPHS.glob("*.jpg"))
 HELDOUT = sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))

@@ -24,7 +24,7 @@ from tvt_jax.data.open_photographs.text_images import text_image
 from tvt_jax.downloads import user_cache
 from tvt_jax.errors import UserError
 from tvt_jax.files import atomic_file
-from tvt_jax.images import BadPicture, decode_picture, picture_suffixes
+from tvt_jax.images import BadImage, decode_image, image_suffixes
 from tvt_jax.progress import progress
 
 PHOTOGRAPHS = ASSETS / "photographs" / "open_photographs.tsv"
@@ -98,7 +98,7 @@ def gather_photographs(
             pixels = _checked_pixels(data, row, reserved)
             if min(pixels.shape[:2]) >= min_side:
                 _write_png(output / name, pixels)
-        except BadPicture as error:
+        except BadImage as error:
             failed.append(f"{row['package']}: {row['path_in_package']}: {error}")
     there = {name: row for name, row in wanted.items() if (output / name).is_file()}
     if not there:
@@ -111,14 +111,14 @@ def gather_photographs(
 
 
 def _checked_pixels(data: bytes | None, row: Row, reserved: list[ReservedImage]) -> np.ndarray:
-    """[H, W, 3] uint8 of a photograph as it is written; raises BadPicture if it must not be."""
+    """[H, W, 3] uint8 of a photograph as it is written; raises BadImage if it must not be."""
     if data is None:
-        raise BadPicture("the package does not have it")
+        raise BadImage("the package does not have it")
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        raise BadPicture("another file than the one that was checked (SHA-256)")
+        raise BadImage("another file than the one that was checked (SHA-256)")
     pixels = opaque_part(data)
     if found := find_reserved(data, pixels, reserved):
-        raise BadPicture(f"reserved for evaluation as {found.path} of {found.package}")
+        raise BadImage(f"reserved for evaluation as {found.path} of {found.package}")
     return shrink(pixels, float(row["useful_scale"]))
 
 
@@ -147,7 +147,7 @@ def _check_output(output: Path, wanted: set[str], min_side: int) -> None:
     others = [
         name
         for name in storage.list_files(storage.as_path(str(output)))
-        if Path(name).suffix.lower() in picture_suffixes()
+        if Path(name).suffix.lower() in image_suffixes()
         and (name not in wanted or _side(output / name) < min_side)
     ]
     if others:
@@ -184,16 +184,16 @@ def opaque_part(data: bytes) -> np.ndarray:
 
     Returns: [H, W, 3] uint8.
     Raises:
-      BadPicture: it is damaged, or transparent all over.
+      BadImage: it is damaged, or transparent all over.
     """
-    pixels = decode_picture(data).pixels
+    pixels = decode_image(data).pixels
     with Image.open(io.BytesIO(data)) as image:
         if image.mode not in ("RGBA", "LA"):
             return pixels
         opaque = np.array(image.getchannel("A")) >= _OPAQUE
     top, left, bottom, right = largest_rectangle(opaque)
     if bottom == top:
-        raise BadPicture("transparent all over")
+        raise BadImage("transparent all over")
     return pixels[top:bottom, left:right]
 
 

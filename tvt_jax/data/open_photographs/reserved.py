@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from tvt_jax.bundled import ASSETS
-from tvt_jax.images import BadPicture, decode_picture, picture_suffixes
+from tvt_jax.images import BadImage, decode_image, image_suffixes
 
 RESERVED = ASSETS / "photographs" / "reserved.tsv"
 # Of 128 bits. Photographs that have nothing to do with each other differ in about 64.
@@ -87,13 +87,13 @@ def reserved_table(folders: list[Path]) -> Iterator[str]:
     known = set()
     for folder in folders:
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() not in picture_suffixes() or not path.is_file():
+            if path.suffix.lower() not in image_suffixes() or not path.is_file():
                 continue
             data = path.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
             try:
-                pixels = decode_picture(data, _MIN_SIDE).pixels
-            except BadPicture:
+                pixels = decode_image(data, _MIN_SIDE).pixels
+            except BadImage:
                 continue
             grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
             if digest in known or (grey[:, 1:] == grey[:, :-1]).mean() > _MAX_FLAT:

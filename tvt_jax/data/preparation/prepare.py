@@ -40,7 +40,7 @@ from tvt_jax.data.sources import (
     read_file,
 )
 from tvt_jax.errors import UserError
-from tvt_jax.images import BadPicture
+from tvt_jax.images import BadImage
 
 _HASHED_TOGETHER = 200
 
@@ -255,7 +255,7 @@ def _hash_images(task: _HashTask) -> None:
             paths = [image.path] if image.lr is None else [image.path, image.lr]
             digests = [hashlib.sha256(read_file(path)).hexdigest() for path in paths]
             found.append([*digests, None][:2])
-        except BadPicture as error:
+        except BadImage as error:
             found.append(str(error))
     storage.write_json(task.file, found)
 

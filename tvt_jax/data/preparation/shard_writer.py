@@ -23,7 +23,7 @@ from tvt_jax.data.pairs import pair_factor
 from tvt_jax.data.records import Record, encode_record
 from tvt_jax.data.sources import Listed, read_file
 from tvt_jax.errors import UserError
-from tvt_jax.images import BadPicture, decode_picture
+from tvt_jax.images import BadImage, decode_image
 
 # [H, W, 3] uint8 images of any sizes -> the tags of each.
 TagImages = Callable[[list[np.ndarray]], list[list[str]]]
@@ -192,7 +192,7 @@ def _records(task: ShardTask, report: dict[str, Any]) -> Iterator[tuple[Record, 
             for record, pixels in _records_of(hashed, task.filters, report):
                 yield record, pixels
                 count += 1
-        except BadPicture as error:
+        except BadImage as error:
             report["failed"].append({"name": name, "reason": str(error)})
             continue
         except _FilteredOut as error:
@@ -211,17 +211,17 @@ def _records_of(
     """The records of one image.
 
     Raises:
-      BadPicture, _FilteredOut: the image gave no record and gives none.
+      BadImage, _FilteredOut: the image gave no record and gives none.
     """
     image = hashed.image
     data = _read_unchanged(image.path, hashed.sha256)
-    hr, conversions = decode_picture(data)
+    hr, conversions = decode_image(data)
     height, width = hr.shape[:2]
     lr_data = lr = None
     factor = 1
     if image.lr is not None:
         lr_data = _read_unchanged(image.lr, hashed.lr_sha256)
-        lr = decode_picture(lr_data).pixels
+        lr = decode_image(lr_data).pixels
         factor = pair_factor(hr, lr, filters.crop)
     smallest = max(filters.min_side, filters.crop)
     if min(width, height) < smallest:
@@ -294,5 +294,5 @@ def _flat_share(pixels: np.ndarray, filters: Filters) -> float:
 def _read_unchanged(path: str, sha256: str | None) -> bytes:
     data = read_file(path)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise BadPicture(f"{path} changed while it was being prepared")
+        raise BadImage(f"{path} changed while it was being prepared")
     return data

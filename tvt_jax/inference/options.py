@@ -1,0 +1,54 @@
+"""What a user chooses about a restoration: the same in the API and in the commands."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from tvt_jax.errors import UserError
+
+ColorFix = Literal["adain", "wavelet", "none"]
+Posterior = Literal["mean", "sample"]
+MAX_SCALE = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RestorationOptions:
+    """How images are restored.
+
+    Attributes:
+      scale: output size over input size, 1 to 8; the models are trained for 4.
+      prompt: text to guide the restoration, used as it is; tags, when there are any, go before it.
+        Left out: the release's fixed words, or the stored embedding of a model that has no text
+        encoder and takes no prompt.
+      color_fix: take the colours of the input: adain matches mean and deviation, wavelet takes low
+        frequencies.
+      posterior: mean of the encoder's distribution (repeatable), or a sample as the release.
+      seed: of that sample; 0 if left out.
+
+    Raises:
+      UserError: a value is out of range, or has no effect beside the others.
+    """
+
+    scale: float = 4
+    prompt: str | None = None
+    color_fix: ColorFix = "adain"
+    posterior: Posterior = "mean"
+    seed: int | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.scale <= MAX_SCALE:
+            raise UserError(
+                f"`scale` {self.scale} is not between 1 and {MAX_SCALE}; models are made for 4."
+            )
+        for name, choices in (("color_fix", ColorFix), ("posterior", Posterior)):
+            if getattr(self, name) not in get_args(choices):
+                raise UserError(
+                    f"`{name}` {getattr(self, name)} is not one of {', '.join(get_args(choices))}."
+                )
+        if self.seed is not None:
+            if self.posterior != "sample":
+                raise UserError("`seed` has no effect unless `posterior` is sample.")
+            if not 0 <= self.seed < 2**32:
+                raise UserError(f"`seed` {self.seed} is not between 0 and 2^32 - 1.")
+
+
+DEFAULTS = RestorationOptions()
