@@ -1,6 +1,7 @@
 """A module imports only from the layers below it, and heavy packages only where they belong."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def violations(part: str, source: str) -> list[str]:
 def test_every_module_has_a_layer():
     parts = {part_of(p) for p in PACKAGE.rglob("*.py")} - {"__init__", "assets"}
     assert parts <= set(RANK), parts - set(RANK)
+
+
+def test_contributing_tells_the_layers():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| modules | ") :].split("\n\n")[0].splitlines()[2:]
+    assert [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table] == list(LAYERS)
 
 
 def test_no_import_points_upward():
