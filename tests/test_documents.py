@@ -202,6 +202,21 @@ def test_links_lead_somewhere():
     assert not dead, dead
 
 
+def test_files_that_are_named_exist():
+    missing = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        named = re.findall(r"`((?:[a-z_]+/)+\w+\.(?:py|sh|yaml|tsv))`", text)
+        named += re.findall(r"((?:tests|configs|launch)/[\w/]+\.py)", text)
+        missing += [
+            n for n in named if not ((ROOT / n).exists() or (ROOT / "tvt_jax" / n).exists())
+        ]
+        for path, test in re.findall(r"(tests/[\w/]+\.py)::(\w+)", text):
+            if (ROOT / path).exists() and f"def {test}(" not in (ROOT / path).read_text():
+                missing.append(f"{path}::{test}")
+    assert not missing, missing
+
+
 def test_targets_of_make_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
