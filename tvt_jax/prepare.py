@@ -17,8 +17,10 @@ def prepare(
     paired_lr: tuple[str, ...] = (),
     pairs: Literal["", "realsr", "drealsr", "realce"] = "",
     crop: int = 0,
-    min_side: int = 1,
+    min_side: int = 64,
     max_flat: float = 1.0,
+    resize: int = 0,
+    max_left_out: float = 0.5,
     tag_with: Path | None = None,
     licence: str = "",
     shard_size: int = 100,
@@ -42,6 +44,9 @@ def prepare(
             image is then cheap. 0 stores the files as they are.
         min_side: leave out images whose shorter side is less, px.
         max_flat: leave out images (or tiles) of which a larger share is flat; try 0.5.
+        resize: shrink larger images until their shorter side is this, px (the paper's FFHQ: 512);
+            0 shrinks none.
+        max_left_out: fail when a larger share of the images is damaged or left out.
         tag_with: folder of a tagger; its tags are stored with the images.
         licence: note on what may be done with the images, for the manifest.
         shard_size: images in a shard.
@@ -59,19 +64,19 @@ def prepare(
         input=tuple(input),
         paired_lr=paired_lr,
         pairs=pairs,
-        filters=Filters(crop, min_side, max_flat),
+        filters=Filters(crop, min_side, max_flat, resize),
         shard_size=shard_size,
         tagger="" if tag_with is None else str(tag_with),
         licence=licence,
     )
     settings.validate()
     if jobs < 0:
-        raise UserError(f"--jobs {jobs} must not be negative.")
+        raise UserError(f"`jobs` {jobs} must not be negative.")
     jobs = jobs or os.cpu_count() or 1
     if runner_options and not runner:
-        raise UserError("--runner-options needs --runner.")
+        raise UserError("`runner_options` needs `runner`.")
     if runner and tag_with is not None:
-        raise UserError("--tag-with does not run on Beam: leave --runner out.")
+        raise UserError("`tag_with` does not run on Beam: leave `runner` out.")
 
     write = write_shard
     if runner:
@@ -83,7 +88,7 @@ def prepare(
         run_tasks = run_in_threads(jobs, quiet)
     else:
         run_tasks = run_in_processes(jobs, quiet)
-    manifest = prepare_shards(output, settings, run_tasks, write)
+    manifest = prepare_shards(output, settings, run_tasks, write, max_left_out)
     if not quiet:
         _print(output, manifest)
 

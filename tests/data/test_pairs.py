@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from tests.support.pictures import noise
 from tvt_jax.config import PAIR_LAYOUTS
-from tvt_jax.data.pairs import _LAYOUTS, folder_pairs, layout_pairs, pair_factor
-from tvt_jax.images import BadImage
+from tvt_jax.data.pairs import LAYOUTS, folder_pairs, layout_pairs, pair_factor, reduced
+from tvt_jax.images import BadImage, decode_image, encode_png
 
 REALSR = [
     "Canon/Test/4/Canon_002_HR.png",
@@ -44,7 +45,10 @@ def test_drealsr():
 
 
 def test_realce():
-    assert layout_pairs("/Real-CE", REALCE, "realce") == [("train/52mm/a.JPG", "train/13mm/a.JPG")]
+    """Every focal length is LR of the longest, that one too; the test half is left alone."""
+    assert layout_pairs("/Real-CE", REALCE, "realce") == [
+        ("train/52mm/a.JPG", f"train/{focal_length}mm/a.JPG") for focal_length in (13, 26, 52)
+    ]
 
 
 def test_a_folder_inside_the_data_set_may_be_given():
@@ -54,7 +58,7 @@ def test_a_folder_inside_the_data_set_may_be_given():
 
 
 def test_the_configuration_names_the_layouts():
-    assert set(PAIR_LAYOUTS) == set(_LAYOUTS)
+    assert set(PAIR_LAYOUTS) == set(LAYOUTS)
 
 
 def test_two_folders_pair_by_name_without_suffix():
@@ -87,3 +91,20 @@ def test_factors(hr, lr, factor):
     if factor > 1:
         with pytest.raises(BadImage, match="no multiple of the pair's factor"):
             pair_factor(*images, 2 * factor + 1)
+
+
+def test_reduction():
+    """Cubic interpolation with a = -0.75 at the middle of each 4x4 block, not smoothed before."""
+    image = noise(3, 42, 47)
+    got = decode_image(reduced(encode_png(image), 4)).pixels
+    assert got.shape == (10, 11, 3)
+    # The taps of OpenCV's cubic kernel half-way between two pixels.
+    taps = np.array([-0.09375, 0.59375, 0.59375, -0.09375])
+    even = noise(4, 40, 48).astype(np.float64)
+    rows = np.einsum("k,akwc->awc", taps, even.reshape(10, 4, 48, 3))
+    want = np.einsum("k,abkc->abc", taps, rows.reshape(10, 12, 4, 3))
+    got = decode_image(reduced(encode_png(even.astype(np.uint8)), 4)).pixels
+    assert np.abs(got - np.clip(want, 0, 255)).max() <= 0.51
+    assert reduced(b"anything", 1) == b"anything"
+    with pytest.raises(BadImage, match="smaller than 4"):
+        reduced(encode_png(noise(1, 3, 9)), 4)

@@ -9,7 +9,12 @@ from PIL import Image
 from tests.support.pictures import marks, noise, write_marked_pictures, write_pictures
 from tvt_jax.config import MILD, QUALITY_WORDS, STRONG, DataConfig, DegradationConfig
 from tvt_jax.data.pipeline import batches, samples
+from tvt_jax.data.preparation.prepare import Settings, prepare_shards
+from tvt_jax.data.preparation.runners import run_in_processes, run_in_threads
+from tvt_jax.data.preparation.shard_writer import Filters, write_shard
 from tvt_jax.errors import UserError
+
+SMALL = Filters(min_side=1)
 
 
 def config(folder, **changes) -> DataConfig:
@@ -263,10 +268,8 @@ def test_pairs_that_do_not_fit_are_skipped(tmp_path):
 
 def test_pairs_and_other_pictures_do_not_mix_without_degradation(tmp_path, folder):
     write_pair(tmp_path / "Canon/Train/4", tmp_path / "Canon/Train/4", "Canon_001_HR", 1)
-    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
-    from tvt_jax.data.preparation.runners import run_in_processes
 
-    settings = Settings(input=(str(folder),), paired_lr=(str(folder),))
+    settings = Settings((str(folder),), (str(folder),), filters=SMALL)
     prepare_shards(str(tmp_path / "shards"), settings, run_in_processes(1, True))
     with pytest.raises(UserError, match="mixes real pairs"):
         take(1, config(f"{tmp_path}/shards,{folder}"))
@@ -278,9 +281,6 @@ def test_tags_become_tokens(tmp_path, folder):
     from transformers import CLIPTokenizer
 
     from tests.support.small_tokenizer import write_tokenizer
-    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
-    from tvt_jax.data.preparation.runners import run_in_threads
-    from tvt_jax.data.preparation.shard_writer import write_shard
 
     def tag_images(images):
         return [["a cat", f"mark {image[0, 0, 0]}"] for image in images]
@@ -289,7 +289,9 @@ def test_tags_become_tokens(tmp_path, folder):
         write_shard(task, tag_images)
 
     shards = tmp_path / "shards"
-    prepare_shards(str(shards), Settings((str(folder),)), run_in_threads(1, True), write)
+    prepare_shards(
+        str(shards), Settings((str(folder),), filters=SMALL), run_in_threads(1, True), write
+    )
     write_tokenizer(tmp_path / "tokenizer")
     settings = config(shards, tokenizer=str(tmp_path / "tokenizer"))
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
@@ -365,10 +367,8 @@ def test_degraded_batches_are_the_same_however_they_are_made(large):
 def test_real_pairs_are_not_degraded(large, tmp_path):
     """In a mixture, pictures with LR keep it and the others get one."""
     write_pair(tmp_path / "hr", tmp_path / "lr", "a", 4, 80, 80)
-    from tvt_jax.data.preparation.prepare import Settings, prepare_shards
-    from tvt_jax.data.preparation.runners import run_in_processes
 
-    settings = Settings((str(tmp_path / "hr"),), paired_lr=(str(tmp_path / "lr"),))
+    settings = Settings((str(tmp_path / "hr"),), (str(tmp_path / "lr"),), filters=SMALL)
     prepare_shards(str(tmp_path / "shards"), settings, run_in_processes(1, True))
     (real,) = take(1, config(tmp_path / "shards", crop=80))
     mixed = degraded(f"{large},{tmp_path}/shards", weights=(0.5, 0.5))

@@ -26,9 +26,11 @@ ROOT = Path(__file__).parent.parent.parent
 HERE = run_in_processes(1, True)
 
 
-def prepare(output, *inputs, run=HERE, write=write_shard, **options):
+def prepare(output, *inputs, run=HERE, write=write_shard, max_left_out=1.0, **options):
+    """The pictures of these tests are small."""
+    options = {"filters": Filters(min_side=1), **options}
     settings = Settings(input=tuple(map(str, inputs)), **options)
-    return prepare_shards(str(output), settings, run, write)
+    return prepare_shards(str(output), settings, run, write, max_left_out)
 
 
 def records(output):
@@ -95,7 +97,7 @@ def test_training_reads_what_was_stored(tmp_path, folder):
 
 
 def test_tiles_cover_the_picture(tmp_path, folder):
-    manifest = prepare(tmp_path, folder, filters=Filters(crop=32))
+    manifest = prepare(tmp_path, folder, filters=Filters(crop=32, min_side=1))
     assert manifest["record_count"] == 9 * 2 * 3
     covered = np.zeros((60, 90), int)
     for record in records(tmp_path):
@@ -156,12 +158,58 @@ def test_filters_name_what_they_leave_out(tmp_path):
         {"name": "in/small.png", "reason": "50x39 px, smaller than 40"},
     ]
     assert manifest["images"]["stored"] == 4
-    tiles = prepare(tmp_path / "b", folder, filters=Filters(crop=32, max_flat=0.5))
+    tiles = prepare(tmp_path / "b", folder, filters=Filters(crop=32, min_side=1, max_flat=0.5))
     stored = {(record.name, record.tile) for record in records(tmp_path / "b")}
     assert ("in/half.png", (32, 0)) in stored and ("in/half.png", (0, 0)) not in stored
     assert {"name": "in/sky.png", "reason": "more than 50% of every tile is flat"} in tiles[
         "filtered"
     ]
+
+
+def test_larger_images_are_shrunk_on_request(tmp_path, folder):
+    """By Lanczos' filter, to the shorter side; smaller ones stay as they are."""
+    large = noise(5, 130, 260)
+    Image.fromarray(large).save(write_pictures(tmp_path / "in", 1, 60, 64) / "large.png")
+    filters = Filters(min_side=60, resize=65)
+    assert prepare(tmp_path / "a", tmp_path / "in", filters=filters)["record_count"] == 2
+    small, shrunk = records(tmp_path / "a")
+    assert small.image == (tmp_path / "in" / "000.png").read_bytes()
+    assert (shrunk.width, shrunk.height) == (130, 65)
+    assert shrunk.sha256 == hashlib.sha256(shrunk.image).hexdigest()
+    # Lanczos' filter of three lobes, for a half: the taps by its formula, in the middle.
+    offsets = (np.arange(-6, 6) + 0.5) / 2
+    taps = np.sinc(offsets) * np.sinc(offsets / 3)
+    taps /= taps.sum()
+    columns = [np.einsum("k,akc->ac", taps, large[:, 2 * x - 5 : 2 * x + 7]) for x in range(10, 90)]
+    # Pillow clips and rounds after each direction.
+    wide = np.clip(np.rint(np.stack(columns, 1)), 0, 255)
+    rows = [np.einsum("k,kac->ac", taps, wide[2 * y - 5 : 2 * y + 7]) for y in range(10, 20)]
+    got = decode_image(shrunk.image).pixels[10:20, 10:90]
+    assert np.abs(got - np.clip(np.stack(rows), 0, 255)).max() <= 0.6
+    tiles = prepare(tmp_path / "b", tmp_path / "in", filters=Filters(32, 32, resize=65))
+    assert tiles["record_count"] == 4 + 3 * 5
+
+
+def test_real_ce_is_three_pairs_a_scene(tmp_path):
+    """Each focal length reduced to a quarter, of the scenes that the data set lists."""
+    from tvt_jax.config import DataConfig
+    from tvt_jax.data.sources import open_sources
+
+    for number, focal_length in enumerate((13, 26, 52)):
+        for half in ("train", "val"):
+            write_pictures(tmp_path / f"RealCE/{half}/{focal_length}mm", 3, 66, 80 + number)
+    (tmp_path / "RealCE/train/valid_list.txt").write_text("000.png\n002.png\n")
+    manifest = prepare(tmp_path / "out", tmp_path / "RealCE", pairs="realce")
+    assert manifest["record_count"] == 6 and not manifest["failed"]
+    (source,) = open_sources(DataConfig(train=str(tmp_path / "RealCE"), pairs="realce"))
+    assert source.paired and len(source) == 6
+    for index, record in enumerate(records(tmp_path / "out")):
+        sample = source.read(index)
+        assert (sample.image, sample.lr) == (record.image, record.lr)
+        lr = decode_image(record.lr).pixels
+        assert lr.shape == (16, 20, 3) and record.name.startswith("RealCE/train/")
+    names = [record.name.removeprefix("RealCE/train/") for record in records(tmp_path / "out")]
+    assert names == [f"{f}mm/{n}.png" for n in ("000", "002") for f in (13, 26, 52)]
 
 
 @pytest.mark.parametrize("crop", [0, 32])
@@ -173,7 +221,10 @@ def test_pairs_are_stored_together(tmp_path, folder, crop):
         Image.fromarray(small).save(lr_folder / f"{number:03d}.tif")
     Image.fromarray(noise(7, 20, 20)).save(lr_folder / "007.tif")
     manifest = prepare(
-        tmp_path / "out", folder, paired_lr=(str(lr_folder),), filters=Filters(crop=crop)
+        tmp_path / "out",
+        folder,
+        paired_lr=(str(lr_folder),),
+        filters=Filters(crop=crop, min_side=1),
     )
     assert manifest["settings"]["paired"] is True
     assert [entry["name"] for entry in manifest["failed"]] == ["photos/008.png", "photos/007.png"]
@@ -214,7 +265,7 @@ def test_the_command_loads_the_tagger(tmp_path, folder, monkeypatch):
     module = ModuleType("tvt_jax.inference.tagging")
     module.load_tagger = load_tagger
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    main([str(folder)], str(tmp_path), tag_with=Path("ram"), quiet=True)
+    main([str(folder)], str(tmp_path), tag_with=Path("ram"), min_side=1, quiet=True)
     assert all(record.tags == ("tag",) for record in records(tmp_path))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["settings"]["tagger"] == "ram"
@@ -328,7 +379,7 @@ def command(output, folder, *options):
 def test_killed_at_random_moments_it_ends_alike(tmp_path, jobs):
     """SIGKILL again and again, until a run lives long enough to finish."""
     folder = write_pictures(tmp_path / "photos", 30, 300, 300)
-    settings = Settings((str(folder),), filters=Filters(crop=64), shard_size=2)
+    settings = Settings((str(folder),), filters=Filters(crop=64, min_side=1), shard_size=2)
     prepare_shards(str(tmp_path / "whole"), settings, HERE)
     rng, output, kills = np.random.default_rng(0), tmp_path / "killed", 0
     while not (output / "manifest.json").exists():
@@ -420,7 +471,7 @@ def test_another_preparation_in_the_same_folder_is_refused(tmp_path, folder):
         (photos / path.name).write_bytes(path.read_bytes())
     prepare(tmp_path / "out", photos)
     with pytest.raises(UserError, match="another preparation .*crop.*0.*then.*16.*now"):
-        prepare(tmp_path / "out", photos, filters=Filters(crop=16))
+        prepare(tmp_path / "out", photos, filters=Filters(crop=16, min_side=1))
     (photos / "new.png").write_bytes(encode(Image.fromarray(noise(77)), "PNG"))
     with pytest.raises(UserError, match="images were added or removed since"):
         prepare(tmp_path / "out", photos)
@@ -472,6 +523,27 @@ def test_pictures_that_change_meanwhile_are_not_stored(tmp_path):
     assert manifest["images"]["stored"] == 1
 
 
+def test_a_set_of_which_most_is_left_out_is_refused(tmp_path):
+    """And nothing is done twice when that is allowed."""
+    folder = write_pictures(tmp_path / "in", 2, 64, 64)
+    for number in range(3):
+        Image.fromarray(noise(9 + number, 64, 63)).save(folder / f"small_{number}.png")
+    (folder / "broken.png").write_bytes(b"x")
+    settings = Settings((str(folder),))
+    message = "4 of the 6 images are left out, more than `max_left_out` 0.5 allows: 3 x 63x64 px"
+    with pytest.raises(UserError, match=message):
+        prepare_shards(str(tmp_path / "out"), settings, HERE)
+    with pytest.raises(UserError, match="half prepared"):
+        open_for_training(tmp_path / "out")
+
+    def nothing_left(function, tasks, what):
+        assert not tasks
+
+    manifest = prepare_shards(str(tmp_path / "out"), settings, nothing_left, max_left_out=0.7)
+    assert manifest["images"]["stored"] == manifest["record_count"] == 2
+    assert len(open_for_training(tmp_path / "out")[0]) == 2
+
+
 def test_a_damaged_or_missing_shard_is_named_before_training(tmp_path, folder):
     prepare(tmp_path, folder, shard_size=4)
     shard = tmp_path / "shards" / "part-00001-of-00003.array_record"
@@ -520,9 +592,12 @@ def test_a_damaged_record_is_skipped(tmp_path, folder):
         (["--input", "{in}", "{in}"], "names a folder twice"),
         (["--input", "gs://bucket/x"], "pip install gcsfs"),
         (["--input", "{in}", "--crop", "4096"], "none of the 9 images is left: 9 x 90x60 px"),
-        (["--input", "{in}", "--crop", "-1"], "--crop must not be negative"),
+        (["--input", "{in}", "--crop", "-1"], "--crop and --resize must not be negative"),
         (["--input", "{in}", "--max-flat", "7"], "--max-flat 7.0 is not between"),
         (["--input", "{in}", "--jobs", "-2"], "--jobs -2"),
+        (["--input", "{in}"], "none of the 9 images is left: 9 x 90x60 px, smaller than 64"),
+        (["--input", "{in}", "--resize", "32"], "--resize must be at least --crop and --min-side"),
+        (["--input", "{in}", "--resize", "512", "--paired-lr", "{in}"], "--resize is for images"),
         (["--input", "{in}", "--paired-lr", "a", "b"], "--paired-lr has 2 folders for 1"),
         (["--input", "{in}", "--paired-lr", "/no/such"], "/no/such is not a folder"),
         (["--input", "{in}", "--pairs", "realsr"], "no images in the layout of realsr"),

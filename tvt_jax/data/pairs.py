@@ -2,26 +2,51 @@
 
 import re
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from tvt_jax.images import BadImage
+from tvt_jax.images import BadImage, decode_image, encode_png
 
-# The training halves of the public data sets at factor 4, and nothing of their test halves. A rule
-# is searched for in the HR image's whole path, so any folder above or in the data set may be
-# given. The names of the LR images are tried in their order.
-#   RealSR (csjcai/RealSR):   Canon/Train/4/Canon_001_HR.png      Canon/Train/4/Canon_001_LR4.png
-#   DRealSR (xiezw5/CDC):     Train_x4/train_HR/DSC_1286_x4.png   Train_x4/train_LR/DSC_1286_x1.png
-#   Real-CE (mjq11302010044): train/52mm/0001.JPG                 train/13mm/0001.JPG
-_LAYOUTS = {
-    "realsr": (r"(.*/train/4/.*)_HR(\.\w+)", (r"\1_LR4\2",)),
-    "drealsr": (
-        r"(.*/train_x4/train_)HR(/.*?)(_x4)?(\.\w+)",
-        (r"\1LR\2_x1\4", r"\1LR\2\3\4"),
-    ),
-    "realce": (r"(.*/train/)52mm(/.*)", (r"\g<1>13mm\2",)),
-}
 _MAX_FACTOR = 8
+
+
+class Layout(NamedTuple):
+    """How the training half of a public data set of factor 4 names its images.
+
+    Attributes:
+      hr: matches the whole path of an HR image, so that any folder above or in the data set may be
+        given.
+      lr: for each pair that an HR image is in, the names that its LR image may have.
+      lr_reduction: px of a stored LR image to a px of LR, along each side.
+      list_name: of a file that names the HR images which count, one in a line; where it is missing,
+        all do.
+    """
+
+    hr: str
+    lr: tuple[tuple[str, ...], ...]
+    lr_reduction: int = 1
+    list_name: str = ""
+
+
+# RealSR (csjcai/RealSR):   Canon/Train/4/Canon_001_HR.png      Canon/Train/4/Canon_001_LR4.png
+# DRealSR (xiezw5/CDC):     Train_x4/train_HR/DSC_1286_x4.png   Train_x4/train_LR/DSC_1286_x1.png
+# Real-CE (mjq11302010044): train/52mm/0001.JPG                 train/{13,26,52}mm/0001.JPG
+# Real-CE stores a scene's three focal lengths registered at one size, lists the scenes that count,
+# and its authors train on all three, reduced (52 mm as its own LR).
+LAYOUTS = {
+    "realsr": Layout(r"(.*/train/4/.*)_HR(\.\w+)", ((r"\1_LR4\2",),)),
+    "drealsr": Layout(
+        r"(.*/train_x4/train_)HR(/.*?)(_x4)?(\.\w+)", ((r"\1LR\2_x1\4", r"\1LR\2\3\4"),)
+    ),
+    "realce": Layout(
+        r"(.*/train/)52mm(/.*)",
+        ((r"\g<1>13mm\2",), (r"\g<1>26mm\2",), (r"\g<1>52mm\2",)),
+        lr_reduction=4,
+        list_name="valid_list.txt",
+    ),
+}
 
 
 def layout_pairs(root: str, names: list[str], layout: str) -> list[tuple[str, str]]:
@@ -35,14 +60,33 @@ def layout_pairs(root: str, names: list[str], layout: str) -> list[tuple[str, st
     Returns: (HR, LR) paths relative to `root`, in the order of `names`. Where no LR image is
       there, the path that it should have.
     """
-    pattern, lr_names = _LAYOUTS[layout]
     known, prefix, found = set(names), root.rstrip("/") + "/", []
     for name in names:
-        match = re.fullmatch(pattern, prefix + name, re.IGNORECASE)
-        if match:
+        match = re.fullmatch(LAYOUTS[layout].hr, prefix + name, re.IGNORECASE)
+        for lr_names in LAYOUTS[layout].lr if match else ():
             expected = [match.expand(lr)[len(prefix) :] for lr in lr_names]
             found.append((name, next((lr for lr in expected if lr in known), expected[0])))
     return found
+
+
+def reduced(data: bytes, factor: int) -> bytes:
+    """Makes LR of an image as Real-CE's loader does: cubic interpolation without smoothing.
+
+    Args:
+      data: the encoded image.
+      factor: px of it to a px of LR along each side; what is left of a side is not cut off.
+
+    Returns: LR as PNG; `data` itself for a factor of 1.
+    Raises:
+      BadImage: the image cannot be decoded or is too small.
+    Source: mjq11302010044/Real-CE, data loader for factor 4.
+    """
+    if factor == 1:
+        return data
+    pixels = decode_image(data, min_side=factor).pixels
+    size = (pixels.shape[1] // factor, pixels.shape[0] // factor)
+    small = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+    return encode_png(np.clip(np.rint(small), 0, 255).astype(np.uint8))
 
 
 def folder_pairs(names: list[str], lr_names: list[str]) -> list[tuple[str, str]]:

@@ -4,13 +4,17 @@ A source has a length, and reads any image by its number; nothing is decoded her
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
+
+from etils import epath
 
 from tvt_jax.config import PAIR_LAYOUTS, DataConfig
 from tvt_jax.data import storage
-from tvt_jax.data.pairs import folder_pairs, layout_pairs
+from tvt_jax.data.pairs import LAYOUTS, folder_pairs, layout_pairs, reduced
 from tvt_jax.data.records import decode_record
 from tvt_jax.errors import UserError
 from tvt_jax.images import BadImage, image_suffixes
@@ -52,11 +56,19 @@ class Source(Protocol):
 
 
 class Listed(NamedTuple):
-    """An image that a folder has: its name relative to the folder, and the paths to read."""
+    """An image that a folder has.
+
+    Attributes:
+      name: relative to the folder, for messages and records; that of LR for a data set's pairs.
+      path: of the file.
+      lr: path of the LR image of a real pair.
+      lr_reduction: px of the file `lr` to a px of LR, along each side.
+    """
 
     name: str
     path: str
-    lr: str | None
+    lr: str | None = None
+    lr_reduction: int = 1
 
 
 def list_images(folder: str, lr_folder: str = "", layout: str = "") -> list[Listed]:
@@ -70,20 +82,37 @@ def list_images(folder: str, lr_folder: str = "", layout: str = "") -> list[List
     Raises:
       UserError: a folder is missing, or nothing is found.
     """
-    names, root = _image_names(folder), storage.as_path(folder)
-    lr_root = storage.as_path(lr_folder or folder)
+    root = storage.as_path(folder)
+    names = _image_names(folder)
     if layout:
-        pairs = layout_pairs(os.fspath(root), names, layout)
-        if not pairs:
-            raise UserError(
-                f"{folder} has no images in the layout of {layout}; "
-                f"layouts are {', '.join(PAIR_LAYOUTS)}."
-            )
-    elif lr_folder:
+        return _list_data_set(root, names, layout)
+    if lr_folder:
+        lr_root = storage.as_path(lr_folder)
         pairs = folder_pairs(names, _image_names(lr_folder))
-    else:
-        return [Listed(name, os.fspath(root / name), None) for name in names]
-    return [Listed(hr, os.fspath(root / hr), os.fspath(lr_root / lr)) for hr, lr in pairs]
+        return [Listed(hr, os.fspath(root / hr), os.fspath(lr_root / lr)) for hr, lr in pairs]
+    return [Listed(name, os.fspath(root / name)) for name in names]
+
+
+def _list_data_set(root: epath.Path, names: list[str], layout: str) -> list[Listed]:
+    list_name, reduction = LAYOUTS[layout].list_name, LAYOUTS[layout].lr_reduction
+    counted = functools.cache(_lines)
+    found = []
+    for hr, lr in layout_pairs(os.fspath(root), names, layout):
+        path = root / hr
+        names_that_count = counted(path.parent.parent / list_name) if list_name else None
+        if names_that_count is None or path.name in names_that_count:
+            found.append(Listed(lr, os.fspath(path), os.fspath(root / lr), reduction))
+    if not found:
+        raise UserError(
+            f"{root} has no images in the layout of {layout}; "
+            f"layouts are {', '.join(PAIR_LAYOUTS)}."
+        )
+    return found
+
+
+def _lines(path: epath.Path) -> set[str] | None:
+    """The lines of a file; None if there is no such file."""
+    return set(path.read_text().splitlines()) if path.exists() else None
 
 
 def _image_names(folder: str) -> list[str]:
@@ -91,7 +120,7 @@ def _image_names(folder: str) -> list[str]:
     storage.check_folder(path)
     suffixes = image_suffixes()
     names = [
-        name for name in storage.list_files(path) if os.path.splitext(name)[1].lower() in suffixes
+        name for name in storage.list_files(path) if PurePosixPath(name).suffix.lower() in suffixes
     ]
     if not names:
         raise UserError(f"{folder} has no images (PNG, JPEG, WebP, TIFF, ...).")
@@ -117,7 +146,7 @@ class FolderSource:
     def read(self, index: int) -> Sample:
         """Reads the file or the two files of a sample."""
         image = self._images[index]
-        lr = None if image.lr is None else read_file(image.lr)
+        lr = None if image.lr is None else reduced(read_file(image.lr), image.lr_reduction)
         return Sample(image.path, read_file(image.path), lr, ())
 
 

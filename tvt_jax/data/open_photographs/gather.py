@@ -24,7 +24,7 @@ from tvt_jax.data.open_photographs.text_images import text_image
 from tvt_jax.downloads import user_cache
 from tvt_jax.errors import UserError
 from tvt_jax.files import atomic_file
-from tvt_jax.images import BadImage, decode_image, image_suffixes
+from tvt_jax.images import BadImage, decode_image, image_suffixes, write_image
 from tvt_jax.progress import progress
 
 PHOTOGRAPHS = ASSETS / "photographs" / "open_photographs.tsv"
@@ -97,7 +97,7 @@ def gather_photographs(
         try:
             pixels = _checked_pixels(data, row, reserved)
             if min(pixels.shape[:2]) >= min_side:
-                _write_png(output / name, pixels)
+                write_image(output / name, pixels)
         except BadImage as error:
             failed.append(f"{row['package']}: {row['path_in_package']}: {error}")
     there = {name: row for name, row in wanted.items() if (output / name).is_file()}
@@ -241,18 +241,13 @@ def _render_texts(
     for number, name in enumerate(progress(names, "text", quiet or not names)):
         pixels, used = text_image(np.random.default_rng([seed, number]), fonts, photographs)
         if not (output / name).is_file():
-            _write_png(output / name, pixels)
+            write_image(output / name, pixels)
         sources = [
             path.relative_to(output).as_posix() if output in path.parents else path.name
             for path in used
         ]
         rows.append(_listed(output / name, name, {"what": f"text: {', '.join(sources)}"}))
     return rows
-
-
-def _write_png(path: Path, pixels: np.ndarray) -> None:
-    with atomic_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def _side(path: Path) -> int:

@@ -80,13 +80,25 @@ class Settings:
             raise UserError("give either `paired_lr` or `pairs`, not both.")
         if self.pairs and self.pairs not in PAIR_LAYOUTS:
             raise UserError(f"`pairs` {self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}.")
-        if self.filters.crop < 0 or self.filters.min_side < 1 or self.shard_size < 1:
-            raise UserError("`crop` must not be negative; `min_side` and `shard_size`, positive.")
+        if min(self.filters.crop, self.filters.resize) < 0:
+            raise UserError("`crop` and `resize` must not be negative.")
+        if min(self.filters.min_side, self.shard_size) < 1:
+            raise UserError("`min_side` and `shard_size` must be positive.")
         if not 0 <= self.filters.max_flat <= 1:
             raise UserError(f"`max_flat` {self.filters.max_flat} is not between 0 and 1.")
+        if self.filters.resize and (self.paired_lr or self.pairs):
+            raise UserError("`resize` is for images without real LR: those keep their size.")
+        if 0 < self.filters.resize < max(self.filters.crop, self.filters.min_side):
+            raise UserError("`resize` must be at least `crop` and `min_side`, or 0.")
 
 
-def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_shard) -> dict:
+def prepare_shards(
+    output: str,
+    settings: Settings,
+    run: RunTasks,
+    write: Callable[[ShardTask], None] = write_shard,
+    max_left_out: float = 0.5,
+) -> dict[str, Any]:
     """Prepares everything, or what an interrupted run left undone.
 
     Args:
@@ -94,11 +106,13 @@ def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_s
       settings: what to do.
       run: who does the tasks: `runners.run_in_processes`, `runners.run_on_beam`, ...
       write: `write_shard`, or the same with a tagger.
+      max_left_out: share of the images that may be damaged or left out by the filters. What was
+        done is kept when there are more, so that a second call with another share ends at once.
 
     Returns: the manifest.
     Raises:
       UserError: an input is missing or empty, the output belongs to another preparation or cannot
-        be written, or no image is left.
+        be written, or too few images are left.
     """
     settings.validate()
     root = storage.as_path(output)
@@ -111,15 +125,7 @@ def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_s
             _check_same(manifest, fingerprint, settings, output)
             return manifest
         _start(root, settings, images, fingerprint)
-        hashes = [
-            _HashTask(output, number, tuple(images[first : first + _HASHED_TOGETHER]))
-            for number, first in enumerate(range(0, len(images), _HASHED_TOGETHER))
-        ]
-        run(_hash_images, [task for task in hashes if _hashes(task) is None], "hashing")
-        unique, failed, duplicates = _unique(images, [h for t in hashes for h in _hashes(t)])
-        if not unique:
-            _close(root)
-            raise UserError(f"none of the {len(images)} images can be read.")
+        unique, failed, duplicates = _find_unique(output, images, run)
         size = settings.shard_size
         parts = [tuple(unique[first : first + size]) for first in range(0, len(unique), size)]
         tasks = [
@@ -127,14 +133,28 @@ def prepare_shards(output: str, settings: Settings, run: RunTasks, write=write_s
             for number, part in enumerate(parts)
         ]
         run(write, [task for task in tasks if finished_report(task) is None], "writing shards")
-        manifest = _manifest(settings, len(images), tasks, failed, duplicates)
-        manifest["fingerprint"] = fingerprint
-        if not manifest["record_count"]:
-            _close(root)
-            raise UserError(f"none of the {len(images)} images is left: {_reasons(manifest)}.")
+        manifest = _manifest(settings, fingerprint, len(images), tasks, failed, duplicates)
+        _check_enough(manifest, max_left_out)
         storage.write_json(root / MANIFEST, manifest)
-        _close(root)
+        (root / PLAN).unlink(missing_ok=True)
+        (root / "work").rmtree(missing_ok=True)
     return manifest
+
+
+def _check_enough(manifest: dict[str, Any], max_left_out: float) -> None:
+    """Raises UserError, with the commonest reasons, where too few images are left."""
+    entries = manifest["failed"] + manifest["filtered"]
+    found = manifest["images"]["found"]
+    if manifest["record_count"] and len(entries) <= max_left_out * found:
+        return
+    reasons = Counter(entry["reason"] for entry in entries).most_common(3)
+    what = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+    if not manifest["record_count"]:
+        raise UserError(f"none of the {found} images is left: {what}.")
+    raise UserError(
+        f"{len(entries)} of the {found} images are left out, more than `max_left_out` "
+        f"{max_left_out} allows: {what}."
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -206,12 +226,6 @@ def _start(root: epath.Path, settings: Settings, images: list[Listed], fingerpri
                 left.unlink(missing_ok=True)
 
 
-def _close(root: epath.Path) -> None:
-    """Removes what only an unfinished preparation needs."""
-    (root / PLAN).unlink(missing_ok=True)
-    (root / "work").rmtree(missing_ok=True)
-
-
 @contextlib.contextmanager
 def _alone(root: epath.Path) -> Iterator[None]:
     """Creates the output folder and keeps a second run on this machine out of it."""
@@ -266,12 +280,18 @@ def _hashes(task: _HashTask) -> list | None:
     return found if found is not None and len(found) == len(task.images) else None
 
 
-def _unique(
-    images: list[Listed], hashes: list
+def _find_unique(
+    output: str, images: list[Listed], run: RunTasks
 ) -> tuple[list[Hashed], list[dict[str, str]], list[dict[str, str]]]:
-    """Keeps the first of equal images; returns it, failures and duplicates."""
+    """Hashes all images and keeps the first of equal ones; returns it, failures and duplicates."""
+    tasks = [
+        _HashTask(output, number, tuple(images[first : first + _HASHED_TOGETHER]))
+        for number, first in enumerate(range(0, len(images), _HASHED_TOGETHER))
+    ]
+    run(_hash_images, [task for task in tasks if _hashes(task) is None], "hashing")
     first: dict[tuple, str] = {}
     unique, failed, duplicates = [], [], []
+    hashes = [found for task in tasks for found in _hashes(task)]
     for image, found in zip(images, hashes, strict=True):
         if isinstance(found, str):
             failed.append({"name": image.name, "reason": found})
@@ -290,6 +310,7 @@ def _unique(
 
 def _manifest(
     settings: Settings,
+    fingerprint: str,
     images: int,
     tasks: list[ShardTask],
     failed: list[dict[str, str]],
@@ -320,6 +341,7 @@ def _manifest(
         )
     return {
         "format": SHARDS_FORMAT,
+        "fingerprint": fingerprint,
         "licence": settings.licence,
         "settings": _as_json(settings),
         "images": {
@@ -339,9 +361,3 @@ def _manifest(
         "filtered": filtered,
         "duplicates": duplicates,
     }
-
-
-def _reasons(manifest: dict[str, Any]) -> str:
-    """The commonest reasons why images were left out."""
-    counts = Counter(entry["reason"] for entry in manifest["failed"] + manifest["filtered"])
-    return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))

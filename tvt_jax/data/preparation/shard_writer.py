@@ -6,7 +6,6 @@ gives the same bytes. It is finished when its report is there, which is written 
 
 import dataclasses
 import hashlib
-import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,11 +18,11 @@ from etils import epath
 from PIL import Image
 
 from tvt_jax.data import storage
-from tvt_jax.data.pairs import pair_factor
+from tvt_jax.data.pairs import pair_factor, reduced
 from tvt_jax.data.records import Record, encode_record
 from tvt_jax.data.sources import Listed, read_file
 from tvt_jax.errors import UserError
-from tvt_jax.images import BadImage, decode_image
+from tvt_jax.images import BadImage, decode_image, encode_png
 
 # [H, W, 3] uint8 images of any sizes -> the tags of each.
 TagImages = Callable[[list[np.ndarray]], list[list[str]]]
@@ -41,11 +40,13 @@ class Filters:
       crop: side of the tiles in px; 0 stores images as they are, byte for byte.
       min_side: images with a shorter side are left out, px.
       max_flat: images or tiles of which a larger share is flat are left out.
+      resize: larger images are shrunk until this is their shorter side, px; 0 shrinks none.
     """
 
     crop: int = 0
-    min_side: int = 1
+    min_side: int = 64
     max_flat: float = 1.0
+    resize: int = 0
 
 
 class Hashed(NamedTuple):
@@ -216,28 +217,41 @@ def _records_of(
     image = hashed.image
     data = _read_unchanged(image.path, hashed.sha256)
     hr, conversions = decode_image(data)
-    height, width = hr.shape[:2]
     lr_data = lr = None
     factor = 1
     if image.lr is not None:
-        lr_data = _read_unchanged(image.lr, hashed.lr_sha256)
+        lr_data = reduced(_read_unchanged(image.lr, hashed.lr_sha256), image.lr_reduction)
         lr = decode_image(lr_data).pixels
         factor = pair_factor(hr, lr, filters.crop)
+    height, width = hr.shape[:2]
     smallest = max(filters.min_side, filters.crop)
     if min(width, height) < smallest:
         raise _FilteredOut(f"{width}x{height} px, smaller than {smallest}")
+    if filters.resize and min(width, height) > filters.resize:
+        hr = _shrunk(hr, filters.resize)
+        height, width = hr.shape[:2]
+        data = encode_png(hr)
     report["converted"] += [{"name": image.name, "reason": reason} for reason in conversions]
     if filters.crop:
-        stored = 0
+        tiles = 0
         for tile in _tiles(image.name, hr, lr, factor, filters):
             yield tile
-            stored += 1
-        if not stored:
+            tiles += 1
+        if not tiles:
             raise _FilteredOut(f"more than {filters.max_flat:.0%} of every tile is flat")
         return
     if _flat_share(hr, filters) > filters.max_flat:
         raise _FilteredOut(f"more than {filters.max_flat:.0%} of it is flat")
-    yield Record(image.name, data, hashed.sha256, width, height, lr=lr_data), hr
+    sha256 = hashlib.sha256(data).hexdigest()
+    yield Record(image.name, data, sha256, width, height, lr=lr_data), hr
+
+
+def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
+    """[H, W, 3] uint8 whose shorter side is `side` px, by Pillow's Lanczos filter."""
+    height, width = pixels.shape[:2]
+    scale = side / min(height, width)
+    size = (round(width * scale), round(height * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
 def _tiles(
@@ -255,10 +269,10 @@ def _tiles(
             tile = np.ascontiguousarray(hr[top : top + crop, left : left + crop])
             if _flat_share(tile, filters) > filters.max_flat:
                 continue
-            image, lr_image = _png(tile), None
+            image, lr_image = encode_png(tile), None
             if lr is not None:
                 y, x, side = top // factor, left // factor, crop // factor
-                lr_image = _png(np.ascontiguousarray(lr[y : y + side, x : x + side]))
+                lr_image = encode_png(np.ascontiguousarray(lr[y : y + side, x : x + side]))
             sha256 = hashlib.sha256(image).hexdigest()
             yield Record(name, image, sha256, crop, crop, (left, top), lr=lr_image), tile
 
@@ -268,12 +282,6 @@ def _tile_starts(side: int, crop: int, factor: int) -> list[int]:
     if count == 1:
         return [0]
     return [number * (side - crop) // (count - 1) // factor * factor for number in range(count)]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
-    return buffer.getvalue()
 
 
 def _flat_share(pixels: np.ndarray, filters: Filters) -> float:
