@@ -11,7 +11,7 @@ from scipy import ndimage
 from tvt_jax.config import DegradationConfig, DegradationPass
 from tvt_jax.data.degradation.blur import blur
 from tvt_jax.data.degradation.draw import _Draw
-from tvt_jax.data.degradation.kernels import bell_kernel, sinc_kernel
+from tvt_jax.data.degradation.kernels import blur_kernel, sinc_kernel
 from tvt_jax.data.degradation.recipe import Sinc
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "degradation_kernels.npz")
@@ -29,7 +29,7 @@ def test_equals_the_reference(case):
     if case["type"] == "sinc":
         kernel = sinc_kernel(case["base_size"], case["cutoff"])
     else:
-        kernel = bell_kernel(
+        kernel = blur_kernel(
             case["type"], case["size"], case["sig_x"], case["sig_y"], case["theta"],
             case.get("beta", 1.0),
         )  # fmt: skip
@@ -77,7 +77,7 @@ def test_the_reference_draws_give_its_kernel(case):
     if isinstance(operation, Sinc):
         kernel = sinc_kernel(operation.size, operation.cutoff)
     else:
-        kernel = bell_kernel(**vars(operation))
+        kernel = blur_kernel(**vars(operation))
     np.testing.assert_allclose(kernel, GOLDEN[f"k{case['index']:02}"], rtol=0, atol=1e-12)
 
 
@@ -117,7 +117,7 @@ def test_blur_leaves_its_image_alone_and_takes_views():
     image = np.random.default_rng(0).random((40, 50, 3), dtype=np.float32)
     view = image[:32, :40]
     before = image.copy()
-    for kernel in (bell_kernel("iso", 9, 1, 1, 0, 1), sinc_kernel(9, 2.0), sinc_kernel(21, 2.0)):
+    for kernel in (blur_kernel("iso", 9, 1, 1, 0, 1), sinc_kernel(9, 2.0), sinc_kernel(21, 2.0)):
         got = blur(view, kernel)
         np.testing.assert_array_equal(image, before)
         np.testing.assert_allclose(got, blur(view.copy(), kernel), rtol=0, atol=1e-7)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tvt_jax.data.degradation.kernels import bell_kernel
+from tvt_jax.data.degradation.kernels import blur_kernel
 from tvt_jax.downloads import Wheel, wheel_files
 from tvt_jax.evaluation.methods import SCALE
 from tvt_jax.images import decode_image
@@ -136,7 +136,7 @@ def degrade(image: np.ndarray, name: str, degradation: str) -> np.ndarray:
         return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     sigma_x, sigma_y = rng.uniform(0.8, 2.0, 2)
-    kernel = bell_kernel("aniso", 21, sigma_x, sigma_y, rng.uniform(0, np.pi), 1.0)
+    kernel = blur_kernel("aniso", 21, sigma_x, sigma_y, rng.uniform(0, np.pi), 1.0)
     blurred = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
     filters = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX)
     small = np.array(Image.fromarray(blurred).resize(size, filters[rng.integers(3)]))

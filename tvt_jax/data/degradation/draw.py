@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvt_jax.config import DegradationConfig, DegradationPass
-from tvt_jax.data.degradation.kernels import BELLS
+from tvt_jax.data.degradation.kernels import KINDS
 from tvt_jax.data.degradation.recipe import (
     Blur,
     GaussianNoise,
@@ -21,7 +21,6 @@ from tvt_jax.data.degradation.recipe import (
 from tvt_jax.data.degradation.resize import MODES
 from tvt_jax.errors import UserError
 
-_KINDS = tuple(BELLS)
 _Size = tuple[int, int]  # height, width
 
 
@@ -94,7 +93,7 @@ class _Draw:
         size = self._size()
         if self._rng.random() < settings.sinc_prob:
             return [Sinc(size, self._rng.uniform(math.pi / (3 if size < 13 else 5), math.pi))]
-        kind = self._choice(_KINDS, settings.kernel_prob)
+        kind = self._choice(KINDS, settings.kernel_prob)
         sigma_x = self._rng.uniform(*settings.blur_sigma)
         sigma_y, theta, beta = sigma_x, 0.0, 1.0
         if kind.endswith("aniso"):

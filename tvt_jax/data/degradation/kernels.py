@@ -1,32 +1,24 @@
-"""Blur kernels: bells of three families, and the sinc low-pass."""
+"""Blur kernels: Gaussian, generalized Gaussian and plateau; and the sinc low-pass."""
 
 import numpy as np
 from scipy.special import j1
 
-# The name of each kind of bell, as the public settings spell it, and its profile over the squared
-# distance q in units of the standard deviation. Isotropic kinds have one sigma and no angle.
+# The kinds, as BasicSR spells them. Isotropic ones have one sigma and no angle.
+KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
+# The values of a kernel over the squared distance q in units of the standard deviation.
 _PROFILES = {
-    "gaussian": lambda q, beta: np.exp(-0.5 * q),
     "generalized": lambda q, beta: np.exp(-0.5 * q**beta),
     "plateau": lambda q, beta: 1 / (1 + q**beta),
 }
-BELLS = {
-    "iso": _PROFILES["gaussian"],
-    "aniso": _PROFILES["gaussian"],
-    "generalized_iso": _PROFILES["generalized"],
-    "generalized_aniso": _PROFILES["generalized"],
-    "plateau_iso": _PROFILES["plateau"],
-    "plateau_aniso": _PROFILES["plateau"],
-}
 
 
-def bell_kernel(
+def blur_kernel(
     kind: str, size: int, sigma_x: float, sigma_y: float, theta: float, beta: float
 ) -> np.ndarray:
-    """A bell over an ellipse.
+    """A kernel whose level lines are ellipses.
 
     Args:
-      kind: one of `BELLS`.
+      kind: one of `KINDS`.
       size: pixels along each side, odd.
       sigma_x, sigma_y: half axes of the ellipse, px.
       theta: angle of the first axis from the x axis towards positive y, radians.
@@ -39,7 +31,9 @@ def bell_kernel(
     x, y = offsets[None, :], offsets[:, None]
     along = (np.cos(theta) * x + np.sin(theta) * y) / sigma_x
     across = (np.cos(theta) * y - np.sin(theta) * x) / sigma_y
-    kernel = BELLS[kind](along**2 + across**2, beta)
+    q = along**2 + across**2
+    family = kind.split("_")[0]
+    kernel = _PROFILES[family](q, beta) if family in _PROFILES else np.exp(-0.5 * q)
     return kernel / kernel.sum()
 
 

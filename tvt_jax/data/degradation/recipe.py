@@ -7,7 +7,7 @@ import numpy as np
 
 from tvt_jax.data.degradation.blur import blur
 from tvt_jax.data.degradation.jpeg import CODECS
-from tvt_jax.data.degradation.kernels import bell_kernel, sinc_kernel
+from tvt_jax.data.degradation.kernels import blur_kernel, sinc_kernel
 from tvt_jax.data.degradation.noise import add_noise, gaussian_noise, poisson_noise
 from tvt_jax.data.degradation.resize import resize
 
@@ -17,7 +17,7 @@ from tvt_jax.data.degradation.resize import resize
 
 @dataclasses.dataclass(frozen=True)
 class Blur:
-    """Correlation with a bell; see `kernels.bell_kernel`."""
+    """Correlation with a blur kernel; see `kernels.blur_kernel`."""
 
     kind: str
     size: int
@@ -28,7 +28,7 @@ class Blur:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Blurs an image."""
-        return blur(image, bell_kernel(**dataclasses.asdict(self)))
+        return blur(image, blur_kernel(**dataclasses.asdict(self)))
 
 
 @dataclasses.dataclass(frozen=True)
