@@ -160,7 +160,7 @@ def folder(tmp_path):
     for name in ("photos", "restored", "originals"):
         (tmp_path / name).mkdir()
     for path in sorted(HELDOUT_PHOTOGRAPHS.glob("*.jpg"))[:2]:
-        photo = Image.open(path).crop((0, 0, 48, 32))
+        photo = Image.open(path).crop((0, 0, 64, 64))
         for name in ("photo.jpg", f"photos/{path.name}", f"restored/{path.name}"):
             photo.save(tmp_path / name)
         photo.save(tmp_path / "originals" / f"{path.stem}.png")
