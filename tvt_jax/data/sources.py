@@ -1,6 +1,6 @@
-"""Where training images come from: folders of images, folders of shards, and real pairs.
+"""Sources of training images: folders of images, folders of shards, and real pairs.
 
-A source has a length, and reads any image by its number; nothing is decoded here.
+A source has a length and reads any image by its index. Nothing is decoded here.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class Source(Protocol):
-    """Random access to images; can be pickled, so that worker processes can have it."""
+    """Random access to images. Can be pickled, for worker processes."""
 
     paired: bool  # whether samples have `lr`
     fingerprint: str  # changes with the images that it has
@@ -49,7 +49,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What to call a sample that could not be read."""
+        """The name of a sample in messages; it need not be readable."""
 
     def read(self, index: int) -> Sample:
         """Reads one sample; raises BadImage where that is not possible."""
@@ -165,7 +165,7 @@ def read_file(path: str) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class _WholeFile:
-    """Tells ArrayRecord's reader how many records a file has, so that it need not open it."""
+    """What ArrayRecord's reader wants to know of a file; with it, it need not open the file."""
 
     filename: str
     examples_in_shard: int
@@ -260,7 +260,7 @@ def open_sources(config: DataConfig) -> list[Source]:
 
 
 def open_source(folder: str, lr_folder: str = "", layout: str = "") -> Source:
-    """Opens a folder of images or of shards; arguments and errors as of `list_images`."""
+    """Opens a folder of images or of shards; arguments and errors as in `list_images`."""
     root = storage.as_path(folder)
     storage.check_folder(root)
     if (root / MANIFEST).exists():

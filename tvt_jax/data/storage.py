@@ -26,7 +26,7 @@ def is_local(path: epath.Path) -> bool:
 
 
 def check_folder(path: epath.Path) -> None:
-    """Raises UserError unless the path is a folder that can be reached."""
+    """Raises UserError unless the path is a folder that can be read."""
     try:
         found = path.is_dir()
     except ImportError as error:
@@ -87,7 +87,7 @@ def read_json(path: epath.Path) -> Any:
 
 
 def move(source: Path, target: epath.Path) -> None:
-    """Gives a local file its final name, or copies it to a bucket; whole or absent."""
+    """Gives a complete local file its final name, or uploads it to a bucket."""
     if not is_local(target):
         with source.open("rb") as data, target.open("wb") as copy:
             shutil.copyfileobj(data, copy)

@@ -1,12 +1,12 @@
-"""Folders of images to shards: the plan, its tasks, and the manifest of what came out.
+"""Folders of images to shards: the plan and the order of the work.
 
-Every task depends on the plan alone and leaves a file that is whole or absent. So it does not
-matter which process or machine does a task, and after a kill the missing ones are done.
+Every task depends on the plan alone and leaves a file that is complete or absent: any process on
+any machine can do it, and after a kill only the missing ones are done.
 
-    OUTPUT/plan.json             settings and images; while it is there, the work is unfinished
+    OUTPUT/plan.json             settings and number of images; exists while work is unfinished
     OUTPUT/work/hashes-*.json    hashes of the files, from which duplicates are found
     OUTPUT/shards/part-*         shards and their reports
-    OUTPUT/manifest.json         what came out; its presence means that everything is done
+    OUTPUT/manifest.json         what is stored and what is not; exists when everything is done
 """
 
 import contextlib
@@ -14,18 +14,19 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from etils import epath
 
 from tvt_jax.config import PAIR_LAYOUTS
 from tvt_jax.data import storage
+from tvt_jax.data.preparation.duplicates import find_unique
+from tvt_jax.data.preparation.manifest import check_enough, make_manifest
+from tvt_jax.data.preparation.runners import RunTasks
 from tvt_jax.data.preparation.shard_writer import (
     Filters,
-    Hashed,
     ShardTask,
     finished_report,
     write_shard,
@@ -37,16 +38,8 @@ from tvt_jax.data.sources import (
     Listed,
     check_format,
     list_images,
-    read_file,
 )
 from tvt_jax.errors import UserError
-from tvt_jax.images import BadImage
-
-_HASHED_TOGETHER = 200
-
-Task = TypeVar("Task")
-# (function, tasks, what is being done): calls the function for every task, in any order.
-RunTasks = Callable[[Callable[[Task], None], Sequence[Task], str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +111,14 @@ def prepare_shards(
     root = storage.as_path(output)
     images = _list_inputs(settings)
     fingerprint = _fingerprint(settings, images)
-    with _alone(root):
+    with _locked(root):
         manifest = storage.read_json(root / MANIFEST)
         if manifest is not None:
             check_format(manifest, output)
             _check_same(manifest, fingerprint, settings, output)
             return manifest
         _start(root, settings, images, fingerprint)
-        unique, failed, duplicates = _find_unique(output, images, run)
+        unique, failed, duplicates = find_unique(output, images, run)
         size = settings.shard_size
         parts = [tuple(unique[first : first + size]) for first in range(0, len(unique), size)]
         tasks = [
@@ -133,37 +126,18 @@ def prepare_shards(
             for number, part in enumerate(parts)
         ]
         run(write, [task for task in tasks if finished_report(task) is None], "writing shards")
-        manifest = _manifest(settings, fingerprint, len(images), tasks, failed, duplicates)
-        _check_enough(manifest, max_left_out)
+        manifest = make_manifest(
+            _as_json(settings), fingerprint, len(images), tasks, failed, duplicates
+        )
+        check_enough(manifest, max_left_out)
         storage.write_json(root / MANIFEST, manifest)
         (root / PLAN).unlink(missing_ok=True)
         (root / "work").rmtree(missing_ok=True)
     return manifest
 
 
-def _check_enough(manifest: dict[str, Any], max_left_out: float) -> None:
-    """Raises UserError, with the commonest reasons, where too few images are left."""
-    entries = manifest["failed"] + manifest["filtered"]
-    found = manifest["images"]["found"]
-    if manifest["record_count"] and len(entries) <= max_left_out * found:
-        return
-    reasons = Counter(entry["reason"] for entry in entries).most_common(3)
-    what = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-    if not manifest["record_count"]:
-        raise UserError(f"none of the {found} images is left: {what}.")
-    raise UserError(
-        f"{len(entries)} of the {found} images are left out, more than `max_left_out` "
-        f"{max_left_out} allows: {what}."
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# The plan
-# --------------------------------------------------------------------------------------------------
-
-
 def _list_inputs(settings: Settings) -> list[Listed]:
-    """All images of all inputs; each name starts with its input's."""
+    """All images of all inputs; the name of an image starts with the name of its input folder."""
     paths = [storage.as_path(folder) for folder in settings.input]
     paths = [path.resolve() if storage.is_local(path) else path for path in paths]
     if len(set(paths)) < len(paths):
@@ -204,7 +178,7 @@ def _as_json(settings: Settings) -> dict[str, Any]:
 
 
 def _start(root: epath.Path, settings: Settings, images: list[Listed], fingerprint: str) -> None:
-    """Writes the plan, or checks that the one that is there is this one, and tidies up."""
+    """Writes the plan, or checks that the existing one is this one; removes half-written files."""
     plan = storage.read_json(root / PLAN)
     if plan is not None:
         check_format(plan, str(root))
@@ -222,13 +196,13 @@ def _start(root: epath.Path, settings: Settings, images: list[Listed], fingerpri
     for folder in (root / "work", root / "shards"):
         folder.mkdir(exist_ok=True)
         if storage.is_local(folder):
-            for left in folder.glob(".*"):  # half a file of a run that was killed
+            for left in folder.glob(".*"):  # of a run that was killed
                 left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _alone(root: epath.Path) -> Iterator[None]:
-    """Creates the output folder and keeps a second run on this machine out of it."""
+def _locked(root: epath.Path) -> Iterator[None]:
+    """Creates the output folder and locks out other runs on this machine."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not storage.is_local(root):
@@ -242,122 +216,4 @@ def _alone(root: epath.Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"another run is writing to `output` {root}.") from error
-        yield  # a killed run's lock is released by the system
-
-
-# --------------------------------------------------------------------------------------------------
-# Hashes and duplicates
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _HashTask:
-    output: str
-    number: int
-    images: tuple[Listed, ...]
-
-    @property
-    def file(self) -> epath.Path:
-        return storage.as_path(self.output) / "work" / f"hashes-{self.number:05d}.json"
-
-
-def _hash_images(task: _HashTask) -> None:
-    """Writes a list of [sha256, sha256 of LR or null] or, in its place, of a reason of failure."""
-    found = []
-    for image in task.images:
-        try:
-            paths = [image.path] if image.lr is None else [image.path, image.lr]
-            digests = [hashlib.sha256(read_file(path)).hexdigest() for path in paths]
-            found.append([*digests, None][:2])
-        except BadImage as error:
-            found.append(str(error))
-    storage.write_json(task.file, found)
-
-
-def _hashes(task: _HashTask) -> list | None:
-    """What a task found; None if it is to be done."""
-    found = storage.read_json(task.file)
-    return found if found is not None and len(found) == len(task.images) else None
-
-
-def _find_unique(
-    output: str, images: list[Listed], run: RunTasks
-) -> tuple[list[Hashed], list[dict[str, str]], list[dict[str, str]]]:
-    """Hashes all images and keeps the first of equal ones; returns it, failures and duplicates."""
-    tasks = [
-        _HashTask(output, number, tuple(images[first : first + _HASHED_TOGETHER]))
-        for number, first in enumerate(range(0, len(images), _HASHED_TOGETHER))
-    ]
-    run(_hash_images, [task for task in tasks if _hashes(task) is None], "hashing")
-    first: dict[tuple, str] = {}
-    unique, failed, duplicates = [], [], []
-    hashes = [found for task in tasks for found in _hashes(task)]
-    for image, found in zip(images, hashes, strict=True):
-        if isinstance(found, str):
-            failed.append({"name": image.name, "reason": found})
-        elif tuple(found) in first:
-            duplicates.append({"name": image.name, "same_as": first[tuple(found)]})
-        else:
-            first[tuple(found)] = image.name
-            unique.append(Hashed(image, *found))
-    return unique, failed, duplicates
-
-
-# --------------------------------------------------------------------------------------------------
-# The manifest
-# --------------------------------------------------------------------------------------------------
-
-
-def _manifest(
-    settings: Settings,
-    fingerprint: str,
-    images: int,
-    tasks: list[ShardTask],
-    failed: list[dict[str, str]],
-    duplicates: list[dict[str, str]],
-) -> dict[str, Any]:
-    shards, stored, filtered, converted = [], 0, [], Counter()
-    digest, sides, failed = hashlib.sha256(), [], list(failed)
-    for task in tasks:
-        report = finished_report(task)
-        if report is None:
-            raise UserError(
-                f"the shard {task.file} was not finished; run the same command again to go on."
-            )
-        stored += len(report["images"])
-        failed += report["failed"]
-        filtered += report["filtered"]
-        converted.update(entry["reason"] for entry in report["converted"])
-        for record in report["records"]:
-            digest.update(record["sha256"].encode())
-            sides.append(min(record["width"], record["height"]))
-        shards.append(
-            {
-                "file": f"shards/{task.file.name}",
-                "records": report["record_count"],
-                "bytes": report["bytes"],
-                "sha256": report["sha256"],
-            }
-        )
-    return {
-        "format": SHARDS_FORMAT,
-        "fingerprint": fingerprint,
-        "licence": settings.licence,
-        "settings": _as_json(settings),
-        "images": {
-            "found": images,
-            "stored": stored,
-            "failed": len(failed),
-            "filtered": len(filtered),
-            "duplicates": len(duplicates),
-        },
-        "record_count": sum(shard["records"] for shard in shards),
-        "bytes": sum(shard["bytes"] for shard in shards),
-        "records_sha256": digest.hexdigest(),
-        "shorter_side": {"min": min(sides, default=0), "max": max(sides, default=0)},
-        "converted": dict(sorted(converted.items())),
-        "shards": shards,
-        "failed": failed,
-        "filtered": filtered,
-        "duplicates": duplicates,
-    }
+        yield  # the system releases the lock of a killed run

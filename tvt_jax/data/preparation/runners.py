@@ -1,15 +1,19 @@
-"""Who does the tasks of a preparation: processes or threads of this machine, or Apache Beam."""
+"""Running the tasks of a preparation: in processes, in threads, or on Apache Beam."""
 
 import multiprocessing
 import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
-from tvt_jax.data.preparation.prepare import RunTasks, Task
 from tvt_jax.data.worker_process import limit_threads_of_children, start_worker
 from tvt_jax.errors import UserError
 from tvt_jax.progress import progress
+
+Task = TypeVar("Task")
+# (function, tasks, what is being done): calls the function for every task, in any order.
+RunTasks = Callable[[Callable[[Task], None], Sequence[Task], str], None]
 
 
 def run_in_processes(jobs: int, quiet: bool) -> RunTasks:
@@ -49,7 +53,7 @@ def _wait(
             future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died, perhaps for want of memory; what is finished is kept. Run the "
+            "a worker process died, perhaps out of memory; what is finished is kept. Run the "
             "same command again with fewer `jobs`."
         ) from error
     finally:

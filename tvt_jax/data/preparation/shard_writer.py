@@ -1,7 +1,7 @@
-"""One shard: images in, an ArrayRecord file and a report about it out.
+"""Writing a shard: an ArrayRecord file, and a report of what is in it and what is not.
 
 A shard depends on its task alone, so any process on any machine may write it, and writing it twice
-gives the same bytes. It is finished when its report is there, which is written last.
+gives the same bytes. It is finished when its report exists, which is written last.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ from tvt_jax.images import BadImage, decode_image, encode_png
 # [H, W, 3] uint8 images of any sizes -> the tags of each.
 TagImages = Callable[[list[np.ndarray]], list[list[str]]]
 _TAGGED_TOGETHER = 8
-# A block is flat when its luma deviates less than this (of 255) from its mean. Sky and plain walls
-# stay below 2 to 3 with the grain of a camera; faint fabric is above 5.
+# A block (side in px) is flat when the standard deviation of its luma (0 to 255) is below this. Sky
+# and plain walls reach 2 to 3 with a camera's grain; faint fabric is above 5.
 _FLAT_BLOCK, _FLAT_DEVIATION = 32, 4.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """What is stored of an image.
+    """What is stored of each image.
 
     Attributes:
       crop: side of the tiles in px; 0 stores images as they are, byte for byte.
@@ -59,11 +59,11 @@ class Hashed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """Everything that a shard depends on.
+    """What a shard depends on.
 
     Attributes:
       output: folder of all shards.
-      number, count: of this shard, from 0, and of all.
+      number, count: index of this shard, and how many there are.
       fingerprint: of the preparation that it belongs to.
     """
 
@@ -91,7 +91,7 @@ class ShardTask:
 
 
 def finished_report(task: ShardTask) -> dict[str, Any] | None:
-    """The report of a shard that is whole; None if it must be written (again)."""
+    """The report of a complete shard; None if the shard must be written (again)."""
     report = storage.read_json(task.report)
     if report is None or report.get("fingerprint") != task.fingerprint:
         return None
@@ -129,7 +129,7 @@ def write_shard(task: ShardTask, tag_images: TagImages | None = None) -> None:
         "converted": [],
     }
     with tempfile.TemporaryDirectory() as elsewhere:
-        # Beside its target where that allows to rename it; a bucket is copied to.
+        # Beside its target, so that it can be renamed; for a bucket it is uploaded.
         folder = Path(task.file).parent if storage.is_local(task.file) else Path(elsewhere)
         temporary = folder / f".{task.file.name}.partial-{os.getpid()}"
         try:
@@ -148,7 +148,7 @@ def write_shard(task: ShardTask, tag_images: TagImages | None = None) -> None:
 def _write_records(path: Path, records: Iterator[Record], report: dict[str, Any]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # Single records can be read at random; images are compressed already.
+    # One record a group, for random access; images are compressed already.
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     try:
         for record in records:
@@ -186,7 +186,7 @@ def _tag(waiting: list[tuple[Record, np.ndarray]], tag_images: TagImages) -> Ite
 
 
 def _records(task: ShardTask, report: dict[str, Any]) -> Iterator[tuple[Record, np.ndarray]]:
-    """The records of all images, with their pixels; what became of each goes to the report."""
+    """The records of all images, with their pixels; the report gets what became of each image."""
     for hashed in task.images:
         name, count = hashed.image.name, 0
         try:
@@ -203,7 +203,7 @@ def _records(task: ShardTask, report: dict[str, Any]) -> Iterator[tuple[Record, 
 
 
 class _FilteredOut(Exception):
-    """A good image that the filters leave out; the message is the reason."""
+    """An image that the filters leave out; the message is the reason."""
 
 
 def _records_of(
@@ -212,7 +212,7 @@ def _records_of(
     """The records of one image.
 
     Raises:
-      BadImage, _FilteredOut: the image gave no record and gives none.
+      BadImage, _FilteredOut: the image has no records.
     """
     image = hashed.image
     data = _read_unchanged(image.path, hashed.sha256)
@@ -257,7 +257,7 @@ def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
 def _tiles(
     name: str, hr: np.ndarray, lr: np.ndarray | None, factor: int, filters: Filters
 ) -> Iterator[tuple[Record, np.ndarray]]:
-    """Cuts an image into tiles that cover it and overlap as little as that allows."""
+    """Cuts an image into tiles that cover it with the least overlap."""
     crop = filters.crop
     rows, columns = hr.shape[:2]
     if lr is not None:
@@ -285,7 +285,7 @@ def _tile_starts(side: int, crop: int, factor: int) -> list[int]:
 
 
 def _flat_share(pixels: np.ndarray, filters: Filters) -> float:
-    """Share of the blocks of an image that are flat; 0 where nobody asks."""
+    """Share of the blocks of an image that are flat; 0 if no filter asks for it."""
     if filters.max_flat >= 1:
         return 0.0
     luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
