@@ -31,26 +31,30 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Gives a temporary folder beside `path`; renames it to `path` if the block ends well.
+
+    Args:
+      replace: a folder that is there already makes room for the new one.
 
     Raises:
       UserError: `path` exists and is not an empty folder, or cannot be written.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if not replace and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path} exists already; remove it or choose another output folder.")
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    temporary, old = (path.with_name(f".{path.name}.{n}-{os.getpid()}") for n in ("partial", "old"))
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
-            path.rmdir()
+            os.replace(path, old)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def test_without_the_package_the_linear_layers_are_asked_for(
     tmp_path, torchvision_file, monkeypatch
 ):
     monkeypatch.setattr(lpips.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="give --linear with weights/v0.1/alex.pth"):
+    with pytest.raises(UserError, match="give `linear`, weights/v0.1/alex.pth"):
         convert_lpips(NET, torchvision_file, output=tmp_path / "out")
 
 

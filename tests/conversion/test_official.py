@@ -135,8 +135,8 @@ def expect(release, tmp_path, match, **changes):
 @pytest.mark.parametrize(
     ("flag", "given", "match"),
     [
-        ("vae", "tvt_file", "looks like the file for --tvt"),
-        ("tvt", "vae_file", "looks like the file for --vae"),
+        ("vae", "tvt_file", "looks like the file for `tvt`"),
+        ("tvt", "vae_file", "looks like the file for `vae`"),
         ("sd", "tvt_unet", "lacks text_encoder, tokenizer, scheduler"),
         ("unet", "sd", "has 4 levels"),
         ("vae", "sd", "is a folder"),
@@ -149,8 +149,8 @@ def test_a_file_under_the_wrong_flag(small_release, tmp_path, flag, given, match
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        ({"model": {"visual_encoder.x": torch.ones(1)}}, "looks like the file for --ram"),
-        ({"visual_encoder.lora_A": torch.ones(1)}, "looks like the file for --dape"),
+        ({"model": {"visual_encoder.x": torch.ones(1)}}, "looks like the file for `ram`"),
+        ({"visual_encoder.lora_A": torch.ones(1)}, "looks like the file for `dape`"),
         ({"foo": torch.ones(1)}, "its keys are: foo"),
     ],
 )

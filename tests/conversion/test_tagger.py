@@ -16,11 +16,12 @@ from tests.support.parity import max_difference
 from tvt_jax.config import RAM_SWIN_LARGE, TaggerConfig
 from tvt_jax.conversion import tagger as tagger_weights
 from tvt_jax.conversion.official import convert_official
-from tvt_jax.conversion.tagger import convert_tagger, open_tagger, read_tag_lists
+from tvt_jax.conversion.tagger import convert_tagger, open_tagger
 from tvt_jax.errors import UserError
 from tvt_jax.models.networks import abstract_network
 from tvt_jax.weights.model_folder import read_network_config
 from tvt_jax.weights.names import torch_tensors
+from tvt_jax.weights.tag_lists import read_tag_lists
 
 GOLDEN = ram_files.golden()
 
@@ -321,8 +322,8 @@ def test_checkpoints_that_do_not_fit(tagger_files, tmp_path, case):
 @pytest.mark.parametrize(
     ("ram", "dape", "match"),
     [
-        ("dape.pth", None, "--ram .*dape.pth is not .*looks like the file for --dape"),
-        ("ram.pth", "ram.pth", "--dape .*ram.pth is not .*looks like the file for --ram"),
+        ("dape.pth", None, "`ram` .*dape.pth is not .*looks like the file for `dape`"),
+        ("ram.pth", "ram.pth", "`dape` .*ram.pth is not .*looks like the file for `ram`"),
         ("data/ram_tag_list.txt", None, "not a readable PyTorch checkpoint"),
         ("nowhere.pth", None, "does not exist"),
     ],
@@ -379,7 +380,7 @@ def test_lists_of_the_released_size_must_be_the_released_ones(tmp_path, monkeypa
 
 
 def test_ram_data_that_is_no_folder(tagger_files):
-    with pytest.raises(UserError, match="--ram-data .* is not a folder"):
+    with pytest.raises(UserError, match="`ram_data` .* is not a folder"):
         opened(tagger_files, data=tagger_files / "nowhere")
 
 
@@ -419,7 +420,7 @@ def test_the_official_conversion_takes_the_same_files(
         np.testing.assert_array_equal(got[name], want[name])
     for left_out in ("ram_data", "ram"):
         some = {k: v for k, v in files.items() if k != left_out}
-        with pytest.raises(UserError, match="--ram.* and --ram-data.* belong together"):
+        with pytest.raises(UserError, match="`ram`.* and `ram_data`.* belong together"):
             convert_official(**release, **some, output=tmp_path / "never", **quiet)
 
 

@@ -13,7 +13,7 @@ from tests.support.parity import max_difference, nchw, nhwc, noise
 from tests.support.small_release import ce_unet, train_unet
 from tvt_jax.config import LoRAConfig, UNetConfig
 from tvt_jax.models.layers import InitKeys
-from tvt_jax.models.lora import add_lora, lora_targets, merge_lora, unmerge_lora
+from tvt_jax.models.lora import add_lora, lora_targets
 from tvt_jax.weights.model_folder import load_network
 
 CONTEXT = 48
@@ -73,21 +73,6 @@ def test_output_equals_peft(adapted):
     with torch.no_grad():
         want = reference(nchw(LATENT), torch.tensor([1]), torch.from_numpy(TEXT)).sample
     assert max_difference(run(model), nhwc(want)) < 1e-4
-
-
-def test_merging_changes_nothing_and_unmerging_restores(adapted):
-    _, model, _, _ = adapted
-    before, kernel = run(model), np.asarray(model.conv_in.kernel[...])
-    merge_lora(model)
-    with pytest.raises(ValueError, match="merge"):
-        merge_lora(model)
-    assert max_difference(run(model), before) < 1e-4
-    assert max_difference(model.conv_in.kernel[...], kernel) > 1e-3
-    unmerge_lora(model)
-    with pytest.raises(ValueError, match="unmerge"):
-        unmerge_lora(model)
-    assert max_difference(model.conv_in.kernel[...], kernel) < 1e-6
-    assert max_difference(run(model), before) < 1e-4
 
 
 def test_fresh_adapters_are_the_identity_and_count_as_lora():

@@ -24,10 +24,9 @@ from tvt_jax.config import (
 )
 from tvt_jax.data.samples import PROMPT_TOKENS
 from tvt_jax.errors import UserError
-from tvt_jax.files import write_json
 from tvt_jax.models.networks import init_network
 from tvt_jax.training.state import Stage
-from tvt_jax.weights.model_folder import save_network
+from tvt_jax.weights.model_folder import save_network, write_scheduler_config
 from tvt_jax.weights.names import params_to_torch
 from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds
 
@@ -95,8 +94,7 @@ def batch_shapes(stage: Stage, config: TrainConfig) -> dict[str, jax.ShapeDtypeS
 def _write_diffusion(folder: Path) -> str:
     """Writes what stage 3 reads of a Stable Diffusion folder."""
     _write_network(folder / "unet", "unet", SD21_UNET)
-    schedule = folder / "scheduler" / "scheduler_config.json"
-    write_json(schedule, SchedulerConfig().to_json())
+    write_scheduler_config(folder, SchedulerConfig())
     text = np.random.default_rng(0).standard_normal(
         (2, 1, PROMPT_TOKENS, SD21_UNET.cross_attention_dim), np.float32
     )

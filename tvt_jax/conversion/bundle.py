@@ -1,6 +1,5 @@
 """Trained small networks into the package, in half precision: how the bundled model is made."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from tvt_jax.bundled import ASSETS, SMALL_MODEL, SMALL_TEACHER, SMALL_UNET
 from tvt_jax.errors import UserError
 from tvt_jax.weights.model_folder import (
+    copy_parts,
     network_folder,
     open_network,
     save_network,
@@ -40,8 +40,7 @@ def bundle_small_model(teacher: Path | None, unet: Path | None, model: Path | No
             if (source / kind).is_dir() and (kind, target) != ("vae", SMALL_UNET):
                 _halve(source / kind, target / kind, kind)
         if (source / PROMPT_EMBEDS).is_file():
-            shutil.copytree(source / "scheduler", target / "scheduler", dirs_exist_ok=True)
-            shutil.copyfile(source / PROMPT_EMBEDS, target / PROMPT_EMBEDS)
+            copy_parts(source, target, ("scheduler", PROMPT_EMBEDS))
     if model is not None and (SMALL_MODEL / "unet").is_dir():
         write_model_index(SMALL_MODEL)
     size = sum(path.stat().st_size for path in ASSETS.rglob("*.safetensors"))

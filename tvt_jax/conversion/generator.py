@@ -49,7 +49,7 @@ def open_generator(
     found, made = open_network(network_folder(Path(folder), "unet"), "unet")
     if found != config:
         raise UserError(
-            f"--config.unet={folder} is not the UNet that --config.generator={how} asks for: its "
+            f"{folder} is not the UNet that generator={how} asks for: its "
             f"levels are {found.block_out_channels} wide instead of {config.block_out_channels}, "
             "or another setting of its config.json differs."
         )

@@ -181,7 +181,7 @@ def _installed_linear_layers(net: str) -> Path:
         if path.is_file():
             return path
     raise UserError(
-        f"the linear layers are missing: give --linear with weights/v0.1/{_LINEAR_FILES[net]} of "
+        f"the linear layers are missing: give `linear`, weights/v0.1/{_LINEAR_FILES[net]} of "
         "the package lpips 0.1.4 (`pip download --no-deps lpips==0.1.4`; the wheel is a zip file)."
     )
 

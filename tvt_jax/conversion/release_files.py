@@ -1,4 +1,4 @@
-"""Which pickle of the release is which, so that one given under a wrong option is named."""
+"""Which pickle of the release is which, so that one in another's place is recognised."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,28 +14,28 @@ ADAPTERS = {
     "default_others": "unet_lora_others_modules",
 }
 _WANTED = {
-    "--vae": f"a Lightning checkpoint whose state_dict has tensors under {VAE_PREFIX!r}",
-    "--tvt": "the trained UNet parts (state_dict_unet, rank_unet, unet_lora_..._modules)",
-    "--ram": "the tagger's checkpoint (ram_swin_large_14m.pth, tensors under 'visual_encoder.')",
-    "--dape": "the tagger's adapters (DAPE.pth, tensors called ...lora_A and ...lora_B)",
+    "vae": f"a Lightning checkpoint whose state_dict has tensors under {VAE_PREFIX!r}",
+    "tvt": "the trained UNet parts (state_dict_unet, rank_unet, unet_lora_..._modules)",
+    "ram": "the tagger's checkpoint (ram_swin_large_14m.pth, tensors under 'visual_encoder.')",
+    "dape": "the tagger's adapters (DAPE.pth, tensors called ...lora_A and ...lora_B)",
 }
 
 
-def load_expected(path: Path, flag: str) -> Mapping[str, Any]:
+def load_expected(path: Path, parameter: str) -> Mapping[str, Any]:
     """Loads a pickle of the release, or says which other file of the release it is.
 
     Args:
-      flag: the option that it was given under, a key of `_WANTED`.
+      parameter: of the conversion, that it was given for; a key of `_WANTED`.
 
     Raises:
       UserError: it is another file, or cannot be read.
     """
     content = load_pickle(path)
     found = _recognise(content)
-    if found != flag:
+    if found != parameter:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else "none"
-        hint = f"it looks like the file for {found}" if found else f"its keys are: {keys}"
-        raise UserError(f"{flag} {path} is not {_WANTED[flag]}; {hint}.")
+        hint = f"it looks like the file for `{found}`" if found else f"its keys are: {keys}"
+        raise UserError(f"`{parameter}` {path} is not {_WANTED[parameter]}; {hint}.")
     return content
 
 
@@ -49,11 +49,11 @@ def _recognise(content: Any) -> str | None:
     if not isinstance(content, Mapping):
         return None
     if {"state_dict_unet", "rank_unet", *ADAPTERS.values()} <= set(content):
-        return "--tvt"
+        return "tvt"
     state = content.get("state_dict")
     if isinstance(state, Mapping) and any(str(k).startswith(VAE_PREFIX) for k in state):
-        return "--vae"
+        return "vae"
     model = content.get("model", content)
     if isinstance(model, Mapping) and any("visual_encoder" in str(key) for key in model):
-        return "--dape" if any("lora" in str(key) for key in model) else "--ram"
+        return "dape" if any("lora" in str(key) for key in model) else "ram"
     return None

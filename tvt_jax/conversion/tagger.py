@@ -20,13 +20,11 @@ from tvt_jax.files import atomic_folder
 from tvt_jax.models.networks import abstract_network
 from tvt_jax.weights.model_folder import save_network
 from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
+from tvt_jax.weights.tag_lists import TAG_LIST, TAG_LIST_SOURCE, THRESHOLDS, read_tag_lists
 from tvt_jax.weights.tensor_files import Tensors
 
 Report = Callable[[str], None]
 
-TAG_LIST = "ram_tag_list.txt"
-THRESHOLDS = "ram_tag_list_threshold.txt"
-_DATA_SOURCE = "ram/data/ of github.com/xinyu1205/recognize-anything"
 # The two lists that belong to the released checkpoint.
 _SHA256 = {
     TAG_LIST: "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b",
@@ -47,6 +45,7 @@ _KNOWN_UNUSED = (
 _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_[AB]")
 # The weights that have one: the encoder's queries and values, the head's queries and keys.
 _ADAPTED = re.compile(r"(?P<layer>.+\.(attn\.qkv|crossattention\.self\.(query|key)))\.weight")
+_RANK = 8  # of the released adapters
 _LORA_ALPHA = 1.0  # loralib's default, kept by DAPE: the scale is alpha / rank
 
 
@@ -111,48 +110,17 @@ def write_tagger(folder: Path, source: TaggerSource, report: Report) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def read_tag_lists(folder: Path, num_classes: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """Reads the tags and their thresholds.
-
-    Returns: (K names, [K] float32 probabilities that a tag must exceed), K = `num_classes`.
-    Raises:
-      UserError: a file is missing, not readable, or of another length.
-    """
-    names = _lines(folder, TAG_LIST, num_classes)
-    try:
-        thresholds = np.array([float(line) for line in _lines(folder, THRESHOLDS, num_classes)])
-    except ValueError as error:
-        raise UserError(f"{folder / THRESHOLDS} is not a list of numbers ({error}).") from error
-    return tuple(names), thresholds.astype(np.float32)
-
-
-def _lines(folder: Path, name: str, num_classes: int) -> list[str]:
-    path = folder / name
-    if not path.is_file():
-        raise UserError(f"{folder} has no {name}; take it from {_DATA_SOURCE}.")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable text file ({error}).") from error
-    if len(lines) != num_classes:
-        raise UserError(
-            f"{path} has {len(lines)} lines, and the tagger has {num_classes} classes; take the "
-            f"file that belongs to the checkpoint, for the released one from {_DATA_SOURCE}."
-        )
-    return lines
-
-
 def _read_list(folder: Path, name: str, num_classes: int) -> bytes:
     """Content of a list, checked: a shifted line would give every tag another one's name."""
     if not folder.is_dir():
-        raise UserError(f"--ram-data {folder} is not a folder; it must hold {TAG_LIST}.")
+        raise UserError(f"`ram_data` {folder} is not a folder; it must hold {TAG_LIST}.")
     read_tag_lists(folder, num_classes)
     content = (folder / name).read_bytes().replace(b"\r\n", b"\n")  # git on Windows adds the \r
     digest = hashlib.sha256(content).hexdigest()
     if num_classes == RAM_SWIN_LARGE.num_classes and digest != _SHA256[name]:
         raise UserError(
             f"{folder / name} is not RAM's list (its SHA-256 is {digest[:12]}..., not "
-            f"{_SHA256[name][:12]}...); take the unchanged file from {_DATA_SOURCE}."
+            f"{_SHA256[name][:12]}...); take the unchanged file from {TAG_LIST_SOURCE}."
         )
     return content
 
@@ -163,7 +131,7 @@ def _read_list(folder: Path, name: str, num_classes: int) -> bytes:
 
 
 def _open_ram(path: Path, report: Report) -> Tensors:
-    content = load_expected(path, "--ram")
+    content = load_expected(path, "ram")
     if "model" in content:
         others = sorted(str(key) for key in content if key != "model")
         if others:
@@ -262,7 +230,7 @@ def _merge_dape(base: Tensors, path: Path, report: Report) -> Tensors:
 
     The release loads the file over RAM's state dict, so a tensor of RAM's own name replaces RAM's.
     """
-    content = load_expected(path, "--dape")
+    content = load_expected(path, "dape")
     state = only_tensors(content.get("model", content), str(path))
     layers = [match["layer"] for name in base if (match := _ADAPTED.fullmatch(name))]
     # The head's layers are tied to tag_encoder's, their adapters are not, and merging adds both.
@@ -317,6 +285,22 @@ def _product(state: Tensors, adapter: str, rows: int) -> np.ndarray:
     return np.concatenate([b[:width] @ a[:rank], keys, b[width:] @ a[rank:]])
 
 
+def _adapter_shapes(layer: str, weight: tuple[int, ...], rank: int) -> dict[str, tuple[int, ...]]:
+    rows, columns = weight
+    groups, width = (2, rows * 2 // 3) if layer.endswith(".qkv") else (1, rows)
+    return {"A": (groups * rank, columns), "B": (width, rank)}
+
+
+def no_dape_adapters(base: Tensors) -> dict[str, np.ndarray]:
+    """The content of a `DAPE.pth` that changes nothing, for a tagger whose adapters are merged."""
+    return {
+        f"{match['layer']}.lora_{side}": np.zeros(shape, np.float32)
+        for name in base
+        if (match := _ADAPTED.fullmatch(name))
+        for side, shape in _adapter_shapes(match["layer"], base.shape(name), _RANK).items()
+    }
+
+
 def _check_dape(
     base: Tensors, state: Tensors, adapters: Mapping[str, list[str]], replaced: Iterable[str]
 ) -> None:
@@ -327,19 +311,18 @@ def _check_dape(
         if state.shape(name) != base.shape(name)
     ]
     for layer, names in adapters.items():
-        rows, columns = base.shape(f"{layer}.weight")
-        groups, width = (2, rows * 2 // 3) if layer.endswith(".qkv") else (1, rows)
         for name in names:
             sides = {side: f"{name}.lora_{side}" for side in "AB"}
             missing = [stored for stored in sides.values() if stored not in state]
             problems += [f"{stored} is missing" for stored in missing]
             if missing:
                 continue
-            rank = _rank(state, name)
-            for side, shape in (("A", (groups * rank, columns)), ("B", (width, rank))):
-                if state.shape(sides[side]) != shape:
-                    found = state.shape(sides[side])
-                    problems.append(f"{sides[side]} is {found} instead of {shape}")
+            wanted = _adapter_shapes(layer, base.shape(f"{layer}.weight"), _rank(state, name))
+            problems += [
+                f"{sides[side]} is {state.shape(sides[side])} instead of {shape}"
+                for side, shape in wanted.items()
+                if state.shape(sides[side]) != shape
+            ]
     problems += [
         f"{name} belongs to no layer that DAPE adapts"
         for name in state

@@ -13,11 +13,11 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tvt_jax.config import TaggerConfig
-from tvt_jax.conversion.tagger import read_tag_lists
 from tvt_jax.errors import UserError
 from tvt_jax.models.networks import Network
 from tvt_jax.models.tagger import LabelQueries
 from tvt_jax.weights.model_folder import load_network, read_network_config
+from tvt_jax.weights.tag_lists import read_tag_lists
 
 DTYPES = ("float32", "bfloat16")
 # Mean and deviation of ImageNet's colours, which the encoder was trained with.

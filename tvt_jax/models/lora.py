@@ -5,8 +5,6 @@ their places: a checkpoint of the base loads alike with and without adapters.
 Source: peft `LoraConfig(init_lora_weights="gaussian")`, its `Linear` and `Conv2d` layers.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,14 +19,8 @@ class LoRALinear(Linear):
     def __call__(self, x):
         """Maps [..., in] to [..., out]."""
         y = super().__call__(x)
-        if self.lora_merged:
-            return y
         a, b = self.lora_a[...].astype(y.dtype), self.lora_b[...].astype(y.dtype)
         return y + (x.astype(y.dtype) @ a @ b) * self.lora_scale
-
-    def delta(self):
-        """What the adapter adds to the kernel: [in, out] in the adapter's dtype."""
-        return self.lora_scale * (self.lora_a[...] @ self.lora_b[...])
 
 
 class LoRAConv2d(Conv2d):
@@ -40,8 +32,6 @@ class LoRAConv2d(Conv2d):
     def __call__(self, x):
         """Maps [B, H, W, in] to [B, H', W', out]."""
         y = super().__call__(x)
-        if self.lora_merged:
-            return y
         narrow = jax.lax.conv_general_dilated(
             x.astype(y.dtype),
             self.lora_a[...].astype(y.dtype),
@@ -50,10 +40,6 @@ class LoRAConv2d(Conv2d):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return y + (narrow @ self.lora_b[0, 0].astype(y.dtype)) * self.lora_scale
-
-    def delta(self):
-        """What the adapter adds to the kernel: [kh, kw, in, out] in the adapter's dtype."""
-        return self.lora_scale * (self.lora_a[...] @ self.lora_b[0, 0])
 
 
 def lora_targets(model: nnx.Module, config: LoRAConfig) -> list[str]:
@@ -92,35 +78,5 @@ def add_lora(model: nnx.Module, config: LoRAConfig, rngs: InitKeys) -> list[str]
         module.lora_a = nnx.LoRAParam(normal(1 / config.rank)(rngs.params(), a_shape, dtype))
         module.lora_b = nnx.LoRAParam(jnp.zeros(b_shape, dtype))
         module.lora_scale = config.scale
-        module.lora_merged = False
         added.append(name)
     return added
-
-
-def merge_lora(model: nnx.Module) -> None:
-    """Adds every adapter to its layer's kernel, in place; the adapters stay but rest.
-
-    Raises:
-      ValueError: the adapters are merged already, or there are none.
-    """
-    _fold(model, merged=True, combine=jnp.add)
-
-
-def unmerge_lora(model: nnx.Module) -> None:
-    """Takes every adapter out of its layer's kernel again, in place.
-
-    Raises:
-      ValueError: the adapters are not merged.
-    """
-    _fold(model, merged=False, combine=jnp.subtract)
-
-
-def _fold(model: nnx.Module, merged: bool, combine: Callable) -> None:
-    layers = [m for _, m in nnx.iter_modules(model) if isinstance(m, LoRALinear | LoRAConv2d)]
-    if not layers or any(layer.lora_merged == merged for layer in layers):
-        raise ValueError(f"no adapters to {'merge' if merged else 'unmerge'}")
-    for layer in layers:
-        kernel = layer.kernel[...]
-        folded = combine(kernel.astype(jnp.float32), layer.delta().astype(jnp.float32))
-        layer.kernel[...] = folded.astype(kernel.dtype)
-        layer.lora_merged = merged

@@ -53,14 +53,20 @@ class Attention(nnx.Module):
         return x + self.to_out[0](h).reshape(x.shape)
 
 
+def _resnets(in_channels, out_channels, num_layers, groups, **precision):
+    """ResNet blocks in a row; the first one changes the width."""
+    widths = (in_channels,) + (out_channels,) * num_layers
+    return nnx.List(
+        ResnetBlock2D(width, out_channels, groups=groups, epsilon=_NORM_EPS, **precision)
+        for width in widths[:num_layers]
+    )
+
+
 class MidBlock2D(nnx.Module):
     """ResNet block, optional attention, ResNet block; diffusers' `UNetMidBlock2D`."""
 
     def __init__(self, channels, groups, add_attention, **precision):
-        def block():
-            return ResnetBlock2D(channels, channels, groups=groups, epsilon=_NORM_EPS, **precision)
-
-        self.resnets = nnx.List([block(), block()])
+        self.resnets = _resnets(channels, channels, 2, groups, **precision)
         self.attentions = nnx.List(
             [Attention(channels, groups, **precision)] if add_attention else []
         )
@@ -77,16 +83,7 @@ class DownEncoderBlock2D(nnx.Module):
     """ResNet blocks, then a stride-2 convolution padded at the right and bottom only."""
 
     def __init__(self, in_channels, out_channels, num_layers, groups, downsample, **precision):
-        self.resnets = nnx.List(
-            ResnetBlock2D(
-                in_channels if i == 0 else out_channels,
-                out_channels,
-                groups=groups,
-                epsilon=_NORM_EPS,
-                **precision,
-            )
-            for i in range(num_layers)
-        )
+        self.resnets = _resnets(in_channels, out_channels, num_layers, groups, **precision)
         self.downsamplers = nnx.List(
             [Downsample2D(out_channels, padding=(0, 1), **precision)] if downsample else []
         )
@@ -105,16 +102,7 @@ class UpDecoderBlock2D(nnx.Module):
     """ResNet blocks, then enlargement by 2."""
 
     def __init__(self, in_channels, out_channels, num_layers, groups, upsample, **precision):
-        self.resnets = nnx.List(
-            ResnetBlock2D(
-                in_channels if i == 0 else out_channels,
-                out_channels,
-                groups=groups,
-                epsilon=_NORM_EPS,
-                **precision,
-            )
-            for i in range(num_layers)
-        )
+        self.resnets = _resnets(in_channels, out_channels, num_layers, groups, **precision)
         self.upsamplers = nnx.List([Upsample2D(out_channels, **precision)] if upsample else [])
 
     def __call__(self, x):

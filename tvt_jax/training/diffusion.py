@@ -18,7 +18,6 @@ from flax import nnx
 from tvt_jax.config import DiffusionTrainConfig, SchedulerConfig
 from tvt_jax.diffusion import add_noise, alphas_cumprod, predict_clean
 from tvt_jax.errors import UserError
-from tvt_jax.files import write_json
 from tvt_jax.losses import denoising_loss
 from tvt_jax.models.networks import Network, abstract_network, init_network
 from tvt_jax.models.vae import sample_posterior
@@ -29,6 +28,7 @@ from tvt_jax.weights.model_folder import (
     network_folder,
     open_network,
     save_network,
+    write_scheduler_config,
 )
 from tvt_jax.weights.names import params_to_torch
 from tvt_jax.weights.prompt_embeds import (
@@ -75,7 +75,7 @@ def make_stage(config: DiffusionTrainConfig) -> Stage:
         save_network(folder / "unet", "unet", config.unet, tensors, "float32")
         save_network(folder / "vae", "vae", *open_network(vae_folder, "vae"), "float32")
         save_prompt_embeds(folder, embeds)
-        write_json(folder / "scheduler" / "scheduler_config.json", scheduler.to_json())
+        write_scheduler_config(folder, scheduler)
 
     return Stage(
         # To the host: the loop places them, and nothing else may keep them on a device.

@@ -19,7 +19,7 @@ from tvt_jax.checkpoint import Checkpoints, abstract_like
 from tvt_jax.config import TrainConfig
 from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
-from tvt_jax.files import atomic_file
+from tvt_jax.files import atomic_file, atomic_folder
 from tvt_jax.parallel import make_mesh, put_batch, replicated, to_host
 from tvt_jax.training.metrics_log import MetricsLog, StepRecord
 from tvt_jax.training.program import check_batch, compile_step, device_bytes, make_stage, place
@@ -85,7 +85,8 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
             [{n: t for n, t in tree.items() if n in stage.exports} for tree in (state.best, frozen)]
         )
         if main:
-            stage.export(*kept, result)
+            with atomic_folder(result, replace=True) as folder:
+                stage.export(*kept, folder)
         say(f"wrote {result}")
         return result
 

@@ -42,8 +42,8 @@ from tvt_jax.weights.model_folder import (
     network_folder,
     open_network,
     read_scheduler_config,
+    write_trained_model,
 )
-from tvt_jax.weights.model_writer import write_model
 
 
 def make_stage(config: RestorationTrainConfig) -> Stage:
@@ -109,7 +109,7 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         unet = made.trained_tensors(params["generator"]["unet"])
         vae_config, vae_tensors = open_network(vae_folder, "vae")
         _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, vae_lora(config))
-        write_model(
+        write_trained_model(
             folder,
             sd,
             (made.config, *unet),

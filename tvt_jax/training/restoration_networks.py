@@ -18,7 +18,7 @@ from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
 from tvt_jax.models.networks import Network, abstract_network
 from tvt_jax.training.state import num_parameters, split_trained
-from tvt_jax.weights.adapters import Adapters, merged_tensors, split_trained_params
+from tvt_jax.weights.adapters import Adapters, split_trained_params
 from tvt_jax.weights.model_folder import open_network
 from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
 from tvt_jax.weights.tensor_files import Tensors
@@ -61,7 +61,7 @@ class Generator:
         """Its state dict with what was trained in full, and its adapters."""
         table = torch_tensors(abstract_network("unet", self.config))
         full, adapters = split_trained_params(trained, table, self.lora)
-        return merged_tensors(self.tensors, full, {}, 1.0, self.tensors.source), adapters
+        return self.tensors.updated(full), adapters
 
 
 def make_generator(

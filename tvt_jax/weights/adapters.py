@@ -8,20 +8,17 @@ The file is diffusers' `pytorch_lora_weights.safetensors`, beside the weights of
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from tvt_jax.config import LoRAConfig
 from tvt_jax.errors import UserError
-from tvt_jax.files import atomic_file
 from tvt_jax.weights.names import TorchTensor
-from tvt_jax.weights.tensor_files import Tensors, open_tensors
+from tvt_jax.weights.tensor_files import Tensors, open_tensors, read_metadata, save_tensors
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 _METADATA = "lora_adapter_metadata"  # diffusers' key for rank and alpha
@@ -43,36 +40,27 @@ class Adapters:
     layers: Mapping[str, Pair]
 
 
-def merged_tensors(
-    base: Tensors,
-    replaced: Mapping[str, np.ndarray],
-    adapters: Mapping[str, Sequence[Pair]],
-    scale: float,
-    source: str,
-) -> Tensors:
-    """Puts other values and adapters into a state dict, each when it is read.
-
-    Args:
-      base: the state dict.
-      replaced: names in `base` -> values to take instead.
-      adapters: name of a layer -> the adapters to add to its weight.
-      scale: factor on their products.
-      source: what to call the result in an error message.
-    """
+def merged_tensors(base: Tensors, *adapters: Adapters) -> Tensors:
+    """Adds adapters to the weights of a state dict, each when it is read."""
 
     def read(name: str) -> np.ndarray:
-        value = replaced[name] if name in replaced else base[name]
+        value = base[name]
         layer = name.removesuffix(".weight")
-        if name.endswith(".weight") and layer in adapters:
-            value = np.asarray(value, np.float32)
-            for pair in adapters[layer]:
-                a, b = (np.asarray(matrix, np.float32) for matrix in pair)
+        for each in adapters if layer != name else ():
+            if layer in each.layers:
+                a, b = (np.asarray(matrix, np.float32) for matrix in each.layers[layer])
                 # [out, rank (, 1, 1)] x [rank, in (, kh, kw)]
                 product = b.reshape(b.shape[0], -1) @ a.reshape(a.shape[0], -1)
-                value = value + scale * product.reshape(value.shape)
+                product = each.config.scale * product.reshape(value.shape)
+                value = np.asarray(value, np.float32) + product
         return value
 
-    return Tensors(source, {name: base.shape(name) for name in base}, read)
+    return Tensors(base.source, {name: base.shape(name) for name in base}, read)
+
+
+def adapter_shapes(weight: tuple[int, ...], rank: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the matrices "A" and "B" of a layer whose weight has the shape `weight`."""
+    return {"A": (rank, *weight[1:]), "B": (weight[0], rank, *(1 for _ in weight[2:]))}
 
 
 def split_trained_params(
@@ -121,19 +109,11 @@ def save_adapters(folder: Path, prefix: str, adapters: Adapters) -> None:
         f"{prefix}.lora_alpha": adapters.config.alpha,
         f"{prefix}.target_modules": sorted(adapters.layers),
     }
-    metadata = {"format": "pt", _METADATA: json.dumps(values, sort_keys=True)}
-    path = folder / ADAPTER_FILE
-    with atomic_file(path) as temporary:
-        try:
-            safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"cannot write {path}: {error}.") from error
-        # safetensors makes files that nobody but their owner can read.
-        temporary.chmod((folder / "config.json").stat().st_mode)
+    save_tensors(folder / ADAPTER_FILE, arrays, {_METADATA: json.dumps(values, sort_keys=True)})
 
 
-def with_adapters(folder: Path, prefix: str, base: Tensors) -> Tensors:
-    """Merges the adapters that a network's folder has beside its weights; without, returns `base`.
+def load_adapters(folder: Path, prefix: str, base: Tensors) -> Adapters:
+    """Reads the adapters that a network's folder has beside its weights; there may be none.
 
     Args:
       folder: the network's own folder.
@@ -145,32 +125,29 @@ def with_adapters(folder: Path, prefix: str, base: Tensors) -> Tensors:
     """
     path = folder / ADAPTER_FILE
     if not path.is_file():
-        return base
+        return Adapters(LoRAConfig(0), {})
     tensors = open_tensors(path)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            values = json.loads((file.metadata() or {})[_METADATA])
+        values = json.loads(read_metadata(path)[_METADATA])
         config = LoRAConfig(int(values[f"{prefix}.r"]), float(values[f"{prefix}.lora_alpha"]))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} does not say rank and alpha of its adapters ({_METADATA}); "
             "remove it, or merge it with the program that made it."
         ) from error
-    expected = {}
-    for layer in {name.rsplit(".lora_", 1)[0] for name in tensors}:
-        weight = f"{layer.removeprefix(f'{prefix}.')}.weight"
-        if weight in base:
-            out, *rest = base.shape(weight)
-            expected[f"{layer}.lora_A.weight"] = (config.rank, *rest)
-            expected[f"{layer}.lora_B.weight"] = (out, config.rank, *(1 for _ in rest[1:]))
+    layers = sorted({n.rsplit(".lora_", 1)[0].removeprefix(f"{prefix}.") for n in tensors})
+    expected = {
+        f"{prefix}.{layer}.lora_{side}.weight": shape
+        for layer in layers
+        if f"{layer}.weight" in base
+        for side, shape in adapter_shapes(base.shape(f"{layer}.weight"), config.rank).items()
+    }
     found = {name: tensors.shape(name) for name in tensors}
     if found != expected:
         wrong = sorted({n for n in {*found, *expected} if found.get(n) != expected.get(n)})
         raise UserError(f"{path} does not fit {base.source}: {', '.join(wrong)}.")
     pairs = {
-        layer.removeprefix(f"{prefix}."): [
-            (tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"])
-        ]
-        for layer in {name.rsplit(".lora_", 1)[0] for name in tensors}
+        layer: tuple(tensors[f"{prefix}.{layer}.lora_{side}.weight"] for side in "AB")
+        for layer in layers
     }
-    return merged_tensors(base, {}, pairs, config.scale, f"{base.source} and {path}")
+    return Adapters(config, pairs)

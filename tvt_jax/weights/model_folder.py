@@ -11,23 +11,23 @@ tagger/        config.json  model.safetensors, and RAM's two lists (optional)
 """
 
 import dataclasses
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 
-from tvt_jax.config import SchedulerConfig
+from tvt_jax.config import SchedulerConfig, UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
-from tvt_jax.files import atomic_file, read_json, write_json
+from tvt_jax.files import read_json, write_json
 from tvt_jax.models.networks import KINDS, Network, abstract_network
-from tvt_jax.weights.adapters import with_adapters
+from tvt_jax.weights.adapters import Adapters, load_adapters, merged_tensors, save_adapters
 from tvt_jax.weights.names import params_from_torch, params_to_torch
-from tvt_jax.weights.tensor_files import Tensors, open_network_tensors
+from tvt_jax.weights.prompt_embeds import FILE as PROMPT_EMBEDS
+from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, save_tensors
 
 # transformers before version 5 put everything of the text encoder under this prefix, SD 2.1's
 # files have it, and later versions read it, so it is what we write.
@@ -39,6 +39,9 @@ _TEXT_BUFFER = "embeddings.position_ids"
 # Settings whose difference shows in the names of the tensors; parts that are to start anew may make
 # it, as where a decoder gets skip connections.
 _SEEN_IN_NAMES = ("skip_connections",)
+# What a trained model takes over from the Stable Diffusion folder that it was trained with: a text
+# encoder and its tokenizer, or the stored embedding in their place.
+_TEXT_AND_SCHEDULE = ("scheduler", "text_encoder", "tokenizer", PROMPT_EMBEDS)
 # Library and class of each subfolder in PyTorch.
 _CLASSES = {
     "scheduler": ("diffusers", "DDPMScheduler"),
@@ -47,6 +50,15 @@ _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
 }
+
+
+def check_is_model_folder(model: Path) -> None:
+    """Raises UserError unless `model` is a whole model folder."""
+    if not (model / "model_index.json").is_file():
+        raise UserError(
+            f"`model` {model} is not a model folder: it has no model_index.json. "
+            "Make one with `python -m tvt_jax.convert official`, or train one."
+        )
 
 
 def read_network_config(folder: Path, kind: str) -> Any:
@@ -68,6 +80,12 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
     Raises:
       UserError: the folder is incomplete or damaged.
     """
+    config, tensors, adapters = open_network_and_adapters(folder, kind)
+    return config, merged_tensors(tensors, adapters) if adapters.layers else tensors
+
+
+def open_network_and_adapters(folder: Path, kind: str) -> tuple[Any, Tensors, Adapters]:
+    """As `open_network`, with the adapters apart."""
     config = read_network_config(folder, kind)
     tensors = open_network_tensors(folder, _stem(kind))
     if kind == "text_encoder":
@@ -78,7 +96,7 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
         )
     if kind == "vae":
         tensors = tensors.renamed(_new_attention_name)
-    return config, with_adapters(folder, kind, tensors)
+    return config, tensors, load_adapters(folder, kind, tensors)
 
 
 def _stem(kind: str) -> str:
@@ -150,13 +168,8 @@ def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
     }
     unknown = [part for part in keep if not any(name.startswith(f"{part}.") for name in kept)]
     if unknown:
-        raise UserError(f"--config.fresh: this network has no {', '.join(unknown)}.")
-    both = Tensors(
-        str(folder),
-        {n: tensors.shape(n) for n in tensors} | {n: a.shape for n, a in kept.items()},
-        lambda name: kept[name] if name in kept else tensors[name],
-    )
-    params = params_from_torch(model, both, jnp.float32, str(folder))
+        raise UserError(f"fresh: this network has no {', '.join(unknown)}.")
+    params = params_from_torch(model, tensors.updated(kept), jnp.float32, str(folder))
     return dataclasses.replace(network, params=params)
 
 
@@ -173,21 +186,10 @@ def save_network(
     Raises:
       UserError: the disk is full or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     prefix = _TEXT_PREFIX if kind == "text_encoder" else ""
-    arrays = {
-        prefix + name: np.ascontiguousarray(np.asarray(tensors[name], dtype=jnp.dtype(dtype)))
-        for name in tensors
-    }
-    path = folder / f"{_stem(kind)}.safetensors"
-    with atomic_file(path) as temporary:
-        try:
-            safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:
-            raise UserError(f"cannot write {path}: {error}.") from error
-        write_json(folder / "config.json", config.to_json())
-        # safetensors makes files that nobody but their owner can read.
-        temporary.chmod((folder / "config.json").stat().st_mode)
+    arrays = {prefix + name: np.asarray(tensors[name], jnp.dtype(dtype)) for name in tensors}
+    save_tensors(folder / f"{_stem(kind)}.safetensors", arrays)
+    write_json(folder / "config.json", config.to_json())
 
 
 def read_scheduler_config(model: Path) -> SchedulerConfig:
@@ -198,6 +200,57 @@ def read_scheduler_config(model: Path) -> SchedulerConfig:
     """
     path = model / "scheduler" / "scheduler_config.json"
     return SchedulerConfig.from_json(read_json(path), str(path))
+
+
+def write_scheduler_config(model: Path, config: SchedulerConfig) -> None:
+    """Writes the noise schedule of a model folder."""
+    write_json(model / "scheduler" / "scheduler_config.json", config.to_json())
+
+
+def copy_parts(source: Path, model: Path, parts: Iterable[str] = _TEXT_AND_SCHEDULE) -> None:
+    """Copies those of the parts that a model folder has into another.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written.
+    """
+    try:
+        model.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            if (source / part).is_dir():
+                shutil.copytree(source / part, model / part, dirs_exist_ok=True)
+            elif (source / part).is_file():
+                shutil.copyfile(source / part, model / part)
+    except (OSError, shutil.Error) as error:
+        raise UserError(f"cannot write {model}: {error}.") from error
+
+
+def write_trained_model(
+    model: Path,
+    sd: Path,
+    unet: tuple[UNetConfig, Tensors, Adapters],
+    vae: tuple[VAEConfig, Tensors, Adapters],
+    merge: bool,
+) -> None:
+    """Writes what stage 3 trained as a model folder, float32.
+
+    Args:
+      model: the new folder.
+      sd: Stable Diffusion folder that text and noise schedule come from.
+      unet, vae: configuration, state dict and adapters of each.
+      merge: merge the UNet's adapters into its weights; else they stay in a file beside them. The
+        VAE's are merged in any case.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written.
+    """
+    copy_parts(sd, model)
+    for kind, (config, tensors, adapters) in (("vae", vae), ("unet", unet)):
+        if merge or kind == "vae":
+            tensors = merged_tensors(tensors, adapters)
+        elif adapters.layers:
+            save_adapters(model / kind, kind, adapters)
+        save_network(model / kind, kind, config, tensors, "float32")
+    write_model_index(model)
 
 
 def write_model_index(model: Path) -> None:

@@ -146,8 +146,8 @@ def params_to_torch(model: nnx.Module, params: nnx.State) -> dict[str, np.ndarra
     }
 
 
-def assert_same_structure(tree: Any, expected: Any, check_dtype: bool = False) -> None:
-    """Compares two trees of arrays by path, shape and, if asked, dtype.
+def assert_same_structure(tree: Any, expected: Any) -> None:
+    """Compares two trees of arrays by path, shape and dtype.
 
     `nnx.merge` pairs parameters with a network by position and checks their number only, so every
     tree that comes from outside must pass here before it is merged.
@@ -158,8 +158,7 @@ def assert_same_structure(tree: Any, expected: Any, check_dtype: bool = False) -
 
     def described(t) -> Iterator[tuple[str, str]]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(t):
-            dtype = f" {leaf.dtype}" if check_dtype else ""
-            yield jax.tree_util.keystr(path), f"{tuple(leaf.shape)}{dtype}"
+            yield jax.tree_util.keystr(path), f"{tuple(leaf.shape)} {leaf.dtype}"
 
     got, want = dict(described(tree)), dict(described(expected))
     lines = [f"missing {k} {v}" for k, v in want.items() if k not in got]

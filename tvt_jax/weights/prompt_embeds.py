@@ -8,12 +8,9 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from tvt_jax.errors import UserError
-from tvt_jax.files import atomic_file
-from tvt_jax.weights.tensor_files import Tensors, open_tensors
+from tvt_jax.weights.tensor_files import Tensors, open_tensors, save_tensors
 
 FILE = "prompt_embeds.safetensors"
 
@@ -70,20 +67,8 @@ def save_prompt_embeds(folder: Path, embeds: PromptEmbeds) -> None:
     Raises:
       UserError: the disk is full or the folder cannot be written.
     """
-    path = folder / FILE
-    arrays = {
-        name: np.ascontiguousarray(array, dtype=np.float32)
-        for name, array in dataclasses.asdict(embeds).items()
-    }
-    with atomic_file(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        try:
-            safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:
-            raise UserError(f"cannot write {path}: {error}.") from error
-        # safetensors makes files that nobody but their owner can read.
-        temporary.chmod(mode)
+    arrays = dataclasses.asdict(embeds)
+    save_tensors(folder / FILE, {n: np.asarray(a, np.float32) for n, a in arrays.items()})
 
 
 def _wrong_values(tensors: Tensors) -> list[str]:

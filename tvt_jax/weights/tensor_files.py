@@ -1,4 +1,4 @@
-"""Safe, lazy reading of weight files: safetensors, and pickles without running their code."""
+"""Weight files: safetensors in and out, and pickles read without running their code."""
 
 import contextlib
 import re
@@ -10,11 +10,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
+import safetensors.numpy
 
 from tvt_jax.errors import UserError
-from tvt_jax.files import check_is_file, read_json
+from tvt_jax.files import atomic_file, check_is_file, read_json
 
-PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pth", ".pt")
 # Trainers leave objects of these packages in their checkpoints. They are read as inert stand-ins;
 # anything else that a pickle wants to import is refused.
 _INERT_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "numpy")
@@ -36,11 +36,6 @@ class Tensors(Mapping[str, np.ndarray]):
         self.source = source
         self._shapes = dict(shapes)
         self._read = read
-
-    @classmethod
-    def from_arrays(cls, source: str, arrays: Mapping[str, np.ndarray]) -> "Tensors":
-        """Wraps arrays that are in memory."""
-        return cls(source, {k: tuple(v.shape) for k, v in arrays.items()}, arrays.__getitem__)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Reads one tensor as a numpy array (bfloat16 through ml_dtypes)."""
@@ -65,6 +60,14 @@ class Tensors(Mapping[str, np.ndarray]):
             self.source,
             {new: self._shapes[name] for new, name in old.items()},
             lambda name: self._read(old[name]),
+        )
+
+    def updated(self, arrays: Mapping[str, np.ndarray], source: str | None = None) -> "Tensors":
+        """Returns the same tensors with others added, or in their place, as `dict.update`."""
+        return Tensors(
+            source or self.source,
+            self._shapes | {name: tuple(array.shape) for name, array in arrays.items()},
+            lambda name: arrays[name] if name in arrays else self._read(name),
         )
 
 
@@ -150,6 +153,37 @@ def _open_safetensors(path: Path) -> Tensors:
     return Tensors(str(path), shapes, file.get_tensor)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free text entries of a safetensors file that `open_tensors` has opened."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
+
+
+def save_tensors(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a safetensors file; an older one in its place is replaced.
+
+    Args:
+      path: its folder is made if needed.
+      arrays: any layout in memory.
+      metadata: free text entries.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **(metadata or {})})
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}.") from error
+        # safetensors makes files that nobody but their owner can read.
+        temporary.chmod(mode)
+
+
 def load_pickle(path: Path) -> Any:
     """Reads a PyTorch checkpoint, memory-mapped, without running code from it.
 
@@ -232,3 +266,13 @@ def torch_tensors_as_numpy(tensors: Mapping[str, Any], source: str) -> Tensors:
         return tensor.numpy()
 
     return Tensors(source, {k: tuple(v.shape) for k, v in tensors.items()}, read)
+
+
+def numpy_as_torch(array: np.ndarray) -> Any:
+    """The PyTorch tensor of an array, which shares its data where the array can be written."""
+    import torch
+
+    array = np.require(array, requirements=("C", "W"))
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

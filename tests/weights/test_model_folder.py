@@ -1,4 +1,4 @@
-"""A trained generator becomes a model folder, adapters or not, over an older one or not."""
+"""A trained generator becomes a model folder, adapters or not."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,7 @@ import torch
 from tests.support.small_sd import write_small_sd, write_small_vae
 from tvt_jax.config import LoRAConfig
 from tvt_jax.weights.adapters import ADAPTER_FILE, Adapters
-from tvt_jax.weights.model_folder import open_network
-from tvt_jax.weights.model_writer import write_model
+from tvt_jax.weights.model_folder import open_network, write_trained_model
 
 NONE = Adapters(LoRAConfig(0), {})
 
@@ -21,11 +20,8 @@ def test_a_generator_without_adapters_is_written_as_it_is(tmp_path, merge):
     write_small_sd(sd)
     write_small_vae(tmp_path / "vae")
     unet, vae = open_network(sd / "unet", "unet"), open_network(tmp_path / "vae", "vae")
-    # An older result, which had adapters.
-    (model / "unet").mkdir(parents=True)
-    (model / "unet" / ADAPTER_FILE).write_bytes(b"of another run")
 
-    write_model(model, sd, (*unet, NONE), (*vae, NONE), merge)
+    write_trained_model(model, sd, (*unet, NONE), (*vae, NONE), merge)
 
     assert not (model / "unet" / ADAPTER_FILE).exists()
     for kind, (config, tensors) in (("unet", unet), ("vae", vae)):
