@@ -1,4 +1,4 @@
-"""`python -m tvt_jax.convert`: public weights to the folders of this project."""
+"""`python -m tvt_jax.convert`: public weights to the folders of this project, and back."""
 
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,19 @@ def official(
     from tvt_jax.conversion.official import convert_official
 
     convert_official(sd, vae, output, unet, tvt, vae_config, dtype, ram, dape, ram_data)
+    print(f"wrote {output}")
+
+
+def to_pytorch(model: Path, output: Path) -> None:
+    """Write a model folder in the layout of the authors' release, for PyTorch.
+
+    Args:
+        model: the model folder.
+        output: the new folder; its README.txt says what is in it, and how to get back.
+    """
+    from tvt_jax.conversion.to_pytorch import convert_to_pytorch
+
+    convert_to_pytorch(model, output)
     print(f"wrote {output}")
 
 
@@ -104,5 +117,11 @@ def bundle(
 
 
 if __name__ == "__main__":
-    commands = {"official": official, "tagger": tagger, "lpips": lpips, "bundle": bundle}
+    commands = {
+        "official": official,
+        "to-pytorch": to_pytorch,
+        "tagger": tagger,
+        "lpips": lpips,
+        "bundle": bundle,
+    }
     run(commands, prog="python -m tvt_jax.convert")
