@@ -58,7 +58,7 @@ def passing(key, shape, dtype):
 
     Each pixel's channels are rotated (an orthogonal matrix in the kernel's centre), and a tenth of
     `torch_uniform` is added to kernels of more than one pixel. Through a chain of ten layers of
-    PyTorch's default the colours of a picture fade, and a VAE from scratch learns them late.
+    PyTorch's default the colours of an image fade, and a VAE from scratch learns them late.
     Source: delta-orthogonal initialisation, Xiao et al., 2018.
     """
     if key is None:

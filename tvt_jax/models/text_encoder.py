@@ -1,6 +1,6 @@
 """SD 2.1's CLIP text encoder: 23 layers of OpenCLIP ViT-H, pre-norm, causal.
 
-Source: transformers `CLIPTextModel`; official_release notes in `conversion/official.py`.
+Source: transformers `CLIPTextModel`.
 """
 
 import jax.numpy as jnp
