@@ -23,6 +23,7 @@ from tvt_jax.config import (
     DataConfig,
     DiffusionTrainConfig,
     OptimConfig,
+    parse_variant,
 )
 
 # Attention at one resolution and in the middle only: higher up it would take most of the time of a
@@ -43,11 +44,9 @@ _SMALL_UNET = dataclasses.replace(
 
 def get_config(variant: str = "") -> DiffusionTrainConfig:
     """Returns the configuration of a variant."""
-    if variant not in ("", "small", "tiny"):
-        raise ValueError(f"unknown variant {variant}; there are small, tiny")
+    _, size = parse_variant(variant)
     config = DiffusionTrainConfig(
         unet=SD21_UNET,
-        required=("data.train", "vae"),
         dtype="bfloat16",
         remat=True,
         steps=500_000,
@@ -55,16 +54,15 @@ def get_config(variant: str = "") -> DiffusionTrainConfig:
         optim=OptimConfig(learning_rate=1e-4, warmup_steps=10_000, weight_decay=0.01),
         data=DataConfig(crop=512, batch_size=2048, threads=32, degradation=MILD),
     )
-    if variant in ("small", "tiny"):
+    if size:
         _make_small(config)
-    if variant == "tiny":
+    if size == "tiny":
         _make_tiny(config)
     return config
 
 
 def _make_small(config: DiffusionTrainConfig) -> None:
     config.unet, config.vae = _SMALL_UNET, str(SMALL_TEACHER)
-    config.required = ("data.train",)
     config.dtype, config.remat = "float32", False
     config.steps, config.log_every, config.checkpoint_every = 1500, 100, 500
     config.ema_decay, config.noises = 0.995, 4

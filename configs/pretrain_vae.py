@@ -24,21 +24,17 @@ from tvt_jax.config import (
     OptimConfig,
     VAELossConfig,
     VAETrainConfig,
+    parse_variant,
 )
 
 
 def get_config(variant: str = "") -> VAETrainConfig:
     """Returns the configuration of a variant."""
-    words = set(variant.split(",")) - {""}
-    if unknown := words - {"small", "tiny", "T1", "T2"}:
-        raise ValueError(f"unknown variant {unknown}; there are small, tiny, T1, T2")
-    if {"T1", "T2"} <= words:
-        raise ValueError("T1 and T2 exclude each other")
+    ablation, size = parse_variant(variant, ("T1", "T2"))
     adam = OptimConfig(learning_rate=1e-4, warmup_steps=1000, beta1=0.5, beta2=0.9)
     config = VAETrainConfig(
-        vae=VAES["VAE-D4" if words & {"T1", "T2"} else "VAE-D8"],
+        vae=VAES["VAE-D4" if ablation else "VAE-D8"],
         trained=("encoder", "quant_conv", "post_quant_conv", "decoder"),
-        required=("data.train",),
         dtype="bfloat16",
         remat=True,
         steps=400_000,
@@ -47,12 +43,11 @@ def get_config(variant: str = "") -> VAETrainConfig:
         discriminator_optim=dataclasses.replace(adam),
         data=DataConfig(crop=256, batch_size=256, threads=32),
     )
-    if "T2" in words:
+    if ablation == "T2":
         config.loss.latent = 1.0
-        config.required = ("data.train", "teacher")
-    if words & {"small", "tiny"}:
+    if size:
         _make_small(config)
-    if "tiny" in words:
+    if size == "tiny":
         _make_tiny(config)
     return config
 

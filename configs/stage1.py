@@ -25,6 +25,7 @@ from tvt_jax.config import (
     OptimConfig,
     VAELossConfig,
     VAETrainConfig,
+    parse_variant,
 )
 
 _ABLATIONS = {"V1": "V1", "V2": "V2", "S3": "VAE-D8C8", "S2": "VAE-D8-SC"}
@@ -32,21 +33,13 @@ _ABLATIONS = {"V1": "V1", "V2": "V2", "S3": "VAE-D8C8", "S2": "VAE-D8-SC"}
 
 def get_config(variant: str = "") -> VAETrainConfig:
     """Returns the configuration of a variant."""
-    words = set(variant.split(",")) - {""}
-    if unknown := words - {"small", "tiny", *_ABLATIONS}:
-        raise ValueError(
-            f"unknown variant {unknown}; there are small, tiny, {', '.join(_ABLATIONS)}"
-        )
-    names = words & set(_ABLATIONS)
-    if len(names) > 1:
-        raise ValueError(f"{' and '.join(sorted(names))} exclude each other")
-    vae = VAES[_ABLATIONS[names.pop()] if names else "VAE-D4"]
+    ablation, size = parse_variant(variant, _ABLATIONS)
+    vae = VAES[_ABLATIONS.get(ablation, "VAE-D4")]
     adam = OptimConfig(learning_rate=1e-4, warmup_steps=1000, beta1=0.5, beta2=0.9)
     config = VAETrainConfig(
         vae=vae,
         latents="teacher",
         trained=("decoder", "post_quant_conv"),
-        required=("data.train", "teacher"),
         dtype="bfloat16",
         remat=True,
         steps=200_000,
@@ -58,10 +51,9 @@ def get_config(variant: str = "") -> VAETrainConfig:
     if vae.skip_connections:
         # The encoder is the teacher itself, and the decoder starts from the teacher's.
         config.latents, config.fresh = "own", ("decoder.skip_convs",)
-        config.required = ("data.train", "init_vae")
-    if words & {"small", "tiny"}:
+    if size:
         _make_small(config)
-    if "tiny" in words:
+    if size == "tiny":
         _make_tiny(config)
     return config
 
@@ -72,7 +64,6 @@ def _make_small(config: VAETrainConfig) -> None:
         config.teacher = str(SMALL_TEACHER)
     else:
         config.init_vae = str(SMALL_TEACHER)
-    config.required = ("data.train",)
     config.dtype, config.remat = "float32", False
     # LPIPS's VGG16 has several times the multiply-adds of these networks: too slow on a CPU.
     config.loss = VAELossConfig(lpips=0.0)

@@ -15,40 +15,27 @@ rate and number of steps; they follow latent diffusion's autoencoder training.
 """
 
 from tvt_jax.bundled import SMALL_VAE, small_vae, use_bundled_photographs
-from tvt_jax.config import (
-    VAES,
-    DataConfig,
-    OptimConfig,
-    VAETrainConfig,
-)
+from tvt_jax.config import VAES, DataConfig, OptimConfig, VAETrainConfig, parse_variant
 
 _ABLATIONS = {"V1": "V1", "V2": "V2", "S3": "VAE-D8C8"}
 
 
 def get_config(variant: str = "") -> VAETrainConfig:
     """Returns the configuration of a variant."""
-    words = set(variant.split(",")) - {""}
-    if unknown := words - {"small", "tiny", *_ABLATIONS}:
-        raise ValueError(
-            f"unknown variant {unknown}; there are small, tiny, {', '.join(_ABLATIONS)}"
-        )
-    names = words & set(_ABLATIONS)
-    if len(names) > 1:
-        raise ValueError(f"{' and '.join(sorted(names))} exclude each other")
+    ablation, size = parse_variant(variant, _ABLATIONS)
     config = VAETrainConfig(
-        vae=VAES[_ABLATIONS[names.pop()] if names else "VAE-D4"],
+        vae=VAES[_ABLATIONS.get(ablation, "VAE-D4")],
         trained=("encoder", "quant_conv"),
         fresh=("encoder", "quant_conv"),
-        required=("data.train", "init_vae"),
         dtype="bfloat16",
         remat=True,
         steps=200_000,
         optim=OptimConfig(learning_rate=1e-4, warmup_steps=1000, beta1=0.5, beta2=0.9),
         data=DataConfig(crop=512, batch_size=256, threads=32),
     )
-    if words & {"small", "tiny"}:
+    if size:
         _make_small(config)
-    if "tiny" in words:
+    if size == "tiny":
         _make_tiny(config)
     return config
 
@@ -66,9 +53,7 @@ def _make_small(config: VAETrainConfig) -> None:
 
 def _make_tiny(config: VAETrainConfig) -> None:
     use_bundled_photographs(config)
-    if config.vae == small_vae(VAES["VAE-D4"]):
+    if config.vae == small_vae(VAES["VAE-D4"]):  # the decoders of the ablations are not bundled
         config.init_vae = str(SMALL_VAE)
-    else:  # the decoders of the ablations are not bundled
-        config.required = ("init_vae",)
     config.steps = 200
     config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=20)

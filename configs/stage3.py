@@ -27,15 +27,13 @@ the pruned UNet in full, since pruning moves every layer.
 import copy
 
 from tvt_jax.bundled import SMALL_TEACHER, SMALL_UNET, SMALL_VAE, use_bundled_photographs
-from tvt_jax.config import MILD, DataConfig, OptimConfig, RestorationTrainConfig
+from tvt_jax.config import MILD, DataConfig, OptimConfig, RestorationTrainConfig, parse_variant
 
-_VARIANTS = {
-    "": dict(
-        generator="replicated",
-        trained=(
-            "down_blocks.0", "up_blocks.3.upsamplers.0", "up_blocks.4", "conv_in", "conv_out",
-        ),
-    ),
+_TVT = dict(
+    generator="replicated",
+    trained=("down_blocks.0", "up_blocks.3.upsamplers.0", "up_blocks.4", "conv_in", "conv_out"),
+)
+_ABLATIONS = {
     "S1": dict(generator="same", trained=("conv_in",), vae_lora_rank=4),
     "S2": dict(generator="same", trained=("conv_in",)),
     "S3": dict(generator="same", trained=("conv_in", "conv_out"), interpolated_latents=True),
@@ -53,18 +51,10 @@ _VARIANTS = {
 
 def get_config(variant: str = "") -> RestorationTrainConfig:
     """Returns the configuration of a variant."""
-    words = set(variant.split(",")) - {""}
-    if unknown := words - {"small", "tiny", *_VARIANTS}:
-        names = ", ".join(name for name in _VARIANTS if name)
-        raise ValueError(f"unknown variant {unknown}; there are small, tiny, {names}")
-    names = words - {"small", "tiny"}
-    if len(names) > 1:
-        raise ValueError(f"{' and '.join(sorted(names))} exclude each other")
-    name = names.pop() if names else ""
+    ablation, size = parse_variant(variant, _ABLATIONS)
     adamw = OptimConfig(learning_rate=5e-5, warmup_steps=500, weight_decay=1e-2, clip_norm=1.0)
     config = RestorationTrainConfig(
-        **_VARIANTS[name],
-        required=("data.train", "sd", "vae"),
+        **_ABLATIONS.get(ablation, _TVT),
         dtype="bfloat16",
         remat=True,
         steps=100_000,
@@ -72,20 +62,19 @@ def get_config(variant: str = "") -> RestorationTrainConfig:
         critic_optim=copy.copy(adamw),
         data=DataConfig(crop=512, batch_size=16, threads=32, degradation=copy.deepcopy(MILD)),
     )
-    if words & {"small", "tiny"}:
-        _make_small(config, name)
-    if "tiny" in words:
+    if size:
+        _make_small(config, ablation)
+    if size == "tiny":
         _make_tiny(config)
     return config
 
 
-def _make_small(config: RestorationTrainConfig, name: str) -> None:
+def _make_small(config: RestorationTrainConfig, ablation: str) -> None:
     config.sd = str(SMALL_UNET)
-    if name == "S1":
+    if ablation == "S1":
         config.vae = str(SMALL_TEACHER)
-    elif name not in ("S2", "S3"):  # the VAEs of these ablations are not bundled
+    elif ablation not in ("S2", "S3"):  # the VAEs of these ablations are not bundled
         config.vae = str(SMALL_VAE)
-    config.required = ("data.train", *(() if config.vae else ("vae",)))
     config.dtype, config.remat = "float32", False
     if config.lora_rank:
         config.lora_rank = 16  # a quarter of the width
@@ -107,7 +96,6 @@ def _make_tiny(config: RestorationTrainConfig) -> None:
     degradation = config.data.degradation
     use_bundled_photographs(config)
     config.data.degradation = degradation
-    config.required = () if config.vae else ("vae",)
     config.loss.patch = 8  # four quadrants of a 64 px crop under VAE-D4
     # The perceptual loss needs weights that are not bundled; see README.
     config.loss.lpips = 0.0

@@ -16,15 +16,14 @@ in the paper's text; the training pairs are 1,935, so it is shorter here than st
 
 from pathlib import Path
 
-from tvt_jax.config import RestorationTrainConfig, read_config
+from tvt_jax.config import RestorationTrainConfig, parse_variant, read_config
 
 
 def get_config(variant: str = "") -> RestorationTrainConfig:
     """Returns the configuration of a variant."""
-    if variant not in ("", "tiny"):
-        raise ValueError(f"unknown variant {variant}; there is tiny")
-    config = read_config(f"{Path(__file__).with_name('stage3.py')}:{variant}")
-    if variant != "tiny":
+    _, size = parse_variant(variant, sizes=("tiny",))
+    config = read_config(f"{Path(__file__).with_name('stage3.py')}:{size}")
+    if not size:
         config.data.pairs, config.data.degradation = "realce", None
         config.steps = 20_000
     return config

@@ -12,3 +12,10 @@ def test_an_error_is_one_line_that_names_options(capsys):
     assert status.value.code == 2
     message = "error: --ram-data needs --ram; try `python -m tvt_jax.convert official`.\n"
     assert capsys.readouterr().err == message
+
+
+def test_fields_of_a_configuration_keep_their_names(capsys):
+    with pytest.raises(SystemExit), user_errors_exit():
+        raise UserError("`config.data.batch_size=3` is too small; lower `config.accumulate`.")
+    message = "--config.data.batch_size=3 is too small; lower --config.accumulate."
+    assert capsys.readouterr().err == f"error: {message}\n"

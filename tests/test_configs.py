@@ -1,6 +1,7 @@
 """Every configuration resolves, builds its networks without memory, and is the paper's."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -16,12 +17,14 @@ from tvt_jax.config import (
     LoRAConfig,
     RestorationTrainConfig,
     VAETrainConfig,
+    parse_variant,
 )
 from tvt_jax.conversion.replication import replicated_config
+from tvt_jax.errors import UserError
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
 from tvt_jax.models.networks import abstract_network
-from tvt_jax.training.state import split_trained
+from tvt_jax.training.stage import split_trained
 from tvt_jax.weights.names import torch_tensors
 
 ROOT = Path(__file__).parent.parent
@@ -78,13 +81,22 @@ def test_variants_of_vaes(name, variant):
         assert config.vae.downsampling == full.vae.downsampling
         for field in ("trained", "fresh", "latents"):
             assert getattr(config, field) == getattr(full, field)
-    assert "data.train" in small.required and tiny.vae == small.vae
+    assert "data.train" in missing(small) and tiny.vae == small.vae
     check_is_bundled(tiny)
-    if tiny.required:  # an ablation of stage 2 needs its own stage 1 first
-        assert name == "stage2" and tiny.required == ("init_vae",)
+    if missing(tiny):  # an ablation of stage 2 needs its own stage 1 first
+        assert name == "stage2" and variant and missing(tiny) == ["init_vae"]
         tiny.init_vae = "runs/stage1/model/vae"
     tiny.validate()
     check_documented(module, name, variant)
+
+
+def missing(config):
+    """What must still be given: the fields that the configuration's refusal names."""
+    try:
+        config.validate()
+    except UserError as error:
+        return re.findall(r"`?(?:--)?config\.([a-z_.]+)`?=\.\.\.", str(error))
+    return []
 
 
 def check_is_bundled(config):
@@ -114,7 +126,7 @@ def test_variants_of_unets(variant, most):
     if variant == "tiny":
         check_is_bundled(config)
     else:
-        assert config.required == ("data.train",) if variant else ("data.train", "vae")
+        assert missing(config) == (["data.train"] if variant else ["data.train", "vae"])
         config.data.train, config.vae = "photographs", config.vae or "vae"
     config.validate()
     check_documented(module, "pretrain_unet", variant)
@@ -125,13 +137,13 @@ def test_variants_of_restoration(name, variant):
     module = load(name)
     full = module.get_config(variant)
     tiny = module.get_config(f"{variant},tiny" if variant else "tiny")
-    assert full.required == ("data.train", "sd", "vae")
+    assert missing(full) == ["data.train", "sd", "vae"]
     full.data.train, full.sd, full.vae = "photographs", "sd", "vae"
     for config in (full, tiny):
         assert isinstance(config, RestorationTrainConfig)
     check_is_bundled(tiny)
-    if tiny.required:  # VAEs of ablations are trained first
-        assert variant in ("S2", "S3") and tiny.required == ("vae",)
+    if missing(tiny):  # VAEs of ablations are trained first
+        assert variant in ("S2", "S3") and missing(tiny) == ["vae"]
         tiny.vae = "runs/stage2/model/vae"
     full.validate()
     tiny.validate()
@@ -148,7 +160,7 @@ def test_small_restoration(variant):
     tiny = module.get_config(f"{variant},tiny" if variant else "tiny")
     assert (small.sd, small.vae, small.lora_rank) == (tiny.sd, tiny.vae, tiny.lora_rank)
     assert small.loss.vsd > 0 and small.loss.lpips > 0
-    assert small.required == ("data.train", *(() if small.vae else ("vae",)))
+    assert missing(small) == ["data.train", *([] if small.vae else ["vae"])]
     small.data.train, small.vae = "photographs", small.vae or "runs/stage2/model/vae"
     small.validate()
 
@@ -189,9 +201,35 @@ def test_what_stage_3_trains_is_what_the_release_trains():
 
 @pytest.mark.parametrize("name", FILES)
 def test_unknown_variants_are_refused(name):
-    for variant in ("huge", "tiny,huge", "T1,T2" if name == "pretrain_vae" else "V1,V2"):
-        with pytest.raises(ValueError):
+    exclusive = {"pretrain_vae": "T1,T2", "stage3": "S1,S2"}.get(name, "V1,V2")
+    for variant in ("huge", "tiny,huge", exclusive):
+        with pytest.raises(ValueError, match="unknown variant|exclude each other"):
             load(name).get_config(variant)
+
+
+def test_the_words_of_a_variant_come_in_any_order():
+    assert parse_variant("") == ("", "")
+    assert parse_variant("tiny,V1", ("V1", "V2")) == parse_variant("V1,tiny", ("V1", "V2"))
+    with pytest.raises(ValueError, match="unknown variant V3; there are small, tiny, V1, V2"):
+        parse_variant("V3,tiny", ("V1", "V2"))
+    with pytest.raises(ValueError, match="small and tiny exclude each other"):
+        parse_variant("tiny,small")
+
+
+def test_a_run_may_be_resumed_faster_and_elsewhere_but_not_as_another():
+    config = load("stage3").get_config("tiny")
+    before = config.identity()
+    config.sd, config.adapters, config.data.threads, config.mesh.fsdp = "elsewhere", True, 1, 2
+    config.loss.patches_at_once, config.validation.every, config.log_every = 1, 7, 7
+    config.optim.schedule, config.steps = "constant", 7
+    assert config.identity() == {
+        name: "constant" if name == "optim.schedule" else value
+        for name, value in before.items()
+        if name != "steps"  # of a cosine only
+    }
+    config.loss.vsd, config.data.degradation.second.jpeg_range = 0.5, (1.0, 2.0)
+    changed = {name for name, value in config.identity().items() if before[name] != value}
+    assert changed == {"optim.schedule", "loss.vsd", "data.degradation.second.jpeg_range"}
 
 
 def test_the_papers_runs_are_the_papers():
@@ -200,7 +238,7 @@ def test_the_papers_runs_are_the_papers():
         assert config.data.batch_size == 256 and config.data.crop == 512
         assert config.vae == VAES["VAE-D4"] and config.loss.lpips == 1.0
     assert stage1.latents == "teacher" and stage1.trained == ("decoder", "post_quant_conv")
-    assert stage1.loss.gan == 0.5 and stage1.required == ("data.train", "teacher")
+    assert stage1.loss.gan == 0.5 and missing(stage1) == ["data.train", "teacher"]
     assert stage2.latents == "own" and stage2.trained == ("encoder", "quant_conv")
     assert stage2.loss.gan == 0.0 and stage2.loss.kl == 0.0
 

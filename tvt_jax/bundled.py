@@ -1,4 +1,4 @@
-"""What the package brings along: photographs, small networks, and runs that need nothing else."""
+"""What ships with the package: photographs, small networks, and settings of runs on them."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ from tvt_jax.config import DataConfig, TrainConfig, VAEConfig, ValidationConfig
 ASSETS = Path(__file__).parent / "assets"
 TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
 HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
-# One of them, as the public benchmark degrades pictures.
+# One of them, degraded as the public benchmark's images are.
 DEGRADED_PHOTOGRAPH = ASSETS / "photographs" / "degraded" / "handwriting_lined_paper.png"
 # The small networks, which the variants `small` of `configs/` trained; the model's folder has its
 # card. The UNet's folder stands for Stable Diffusion's; its VAE is the teacher.
@@ -25,7 +25,6 @@ def use_bundled_photographs(config: TrainConfig) -> None:
 
     LPIPS, whose weights are not bundled, is not measured.
     """
-    config.required = ()
     config.dtype, config.remat = "float32", False
     config.log_every, config.checkpoint_every = 10, 50
     config.data = DataConfig(train=str(TRAIN_PHOTOGRAPHS), crop=64, batch_size=8, threads=2)

@@ -90,7 +90,7 @@ class Checkpoints:
         if changed:
             raise UserError(
                 f"{self._manager.directory} holds another run ({'; '.join(changed)}); "
-                "choose another --workdir."
+                "choose another `workdir`."
             )
         return self._read(step, state=ocp.args.StandardRestore(like)).state
 

@@ -57,7 +57,9 @@ def user_errors_exit() -> Iterator[None]:
 def print_error(error: UserError) -> None:
     """Prints the line of a user's mistake on stderr.
 
-    Errors name parameters, `ram_data`; on the command line that is the option --ram-data.
+    Errors name parameters, `ram_data`; on the command line that is the option --ram-data. Fields of
+    a training configuration, `config.data.crop=63`, keep their names: --config.data.crop=63.
     """
     message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
+    message = re.sub(r"`(config\.[^`]+)`", r"--\1", message)
     print(f"error: {message}", file=sys.stderr)

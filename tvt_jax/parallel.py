@@ -46,7 +46,7 @@ def start_processes() -> None:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed: the processes did not find each other "
+            f"the processes of the run did not find each other "
             f"({str(error).splitlines()[0]}); set {', '.join(names)}."
         ) from error
 
@@ -69,7 +69,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             shape[shape.index(-1)] = count // known
     if min(shape) < 1 or shape[0] * shape[1] != count:
         raise UserError(
-            f"--config.mesh.data={config.data} --config.mesh.fsdp={config.fsdp} does not fit "
+            f"`config.mesh.data={config.data}` `config.mesh.fsdp={config.fsdp}` does not fit "
             f"{count} devices; their product must be {count} (one may be -1)."
         )
     # Auto axes: the compiler places collectives; explicit ones reject convolutions over FSDP.

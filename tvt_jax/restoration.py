@@ -33,14 +33,15 @@ def restore(vae, unet, image, context, *, scaling_factor, alpha_bar, key=None):
     return vae.decode(clean / scaling_factor, skips), clean
 
 
-def reconstruct(vae, image):
+def reconstruct(vae, image, encode=None):
     """What a VAE keeps of an image: its decoder on the mean of its encoder's posterior.
 
     Args:
       vae: an `AutoencoderKL`.
       image: [B, H, W, 3] float32 in [-1, 1], sides multiples of the VAE's downsampling.
+      encode: another encoder, with the results of `vae.encode`; None: the VAE's own.
 
     Returns: [B, H, W, 3] float32, about [-1, 1] and not clipped.
     """
-    mean, _, skips = vae.encode(image)
+    mean, _, skips = (encode or vae.encode)(image)
     return vae.decode(mean, skips)

@@ -1,8 +1,9 @@
-"""`python -m tvt_jax.train --config configs/stage2.py --workdir runs/stage2`: train a stage.
+"""`python -m tvt_jax.train --config configs/stage2.py`: train a stage.
 
 A variant follows the file after a colon (`configs/stage2.py:tiny`), and any field of the
 configuration (`tvt_jax/config/training.py` and, of stage 3, `restoration.py` list them) can be set:
-`--config.optim.learning_rate=1e-4`, `--config.trained="('encoder', 'quant_conv')"`. Run the same
+`--config.optim.learning_rate=1e-4`, `--config.trained="('encoder', 'quant_conv')"`. Checkpoints,
+logs and the result go to `--workdir`, `runs/stage2-tiny` for `configs/stage2.py:tiny`. Run the same
 command again to resume. On several machines, start it on each with `--distributed`.
 """
 
@@ -15,10 +16,18 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from tvt_jax.cli import set_jax_environment, user_errors_exit
+from tvt_jax.config import TrainConfig, read_config
 from tvt_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if it holds one.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Configuration file, and a variant of it after a colon."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run; resumed if it holds one. Default: the configuration's name and variant "
+    "under runs/, for example runs/stage2-tiny.",
+)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "This is one process of several.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but errors.")
 
@@ -31,13 +40,10 @@ def main(argv: list[str]) -> None:
             raise UserError(f"unknown argument {argv[1]}; options start with --.")
         if _CONFIG.value is None:
             raise UserError("--config is missing; for example --config configs/stage2.py:tiny.")
-        if not _WORKDIR.value:
-            raise UserError("--workdir is missing; give a folder for checkpoints and logs.")
-        config = _CONFIG.value
-        try:
-            config.validate()
-        except OSError as error:  # ml_collections tells only now that there is no such file
-            raise UserError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
+        source = config_flags.get_config_filename(flags.FLAGS["config"])
+        _check_file(source)
+        config, workdir = _CONFIG.value, Path(_WORKDIR.value or default_workdir(source))
+        _validate(config, source)
         # Orbax and Grain log every file that they touch, and from their threads whatever is raised
         # here in one line.
         logging.set_verbosity(logging.FATAL)
@@ -50,7 +56,38 @@ def main(argv: list[str]) -> None:
 
         if _DISTRIBUTED.value:
             start_processes()
-        train(config, Path(_WORKDIR.value), quiet=_QUIET.value)
+        train(config, workdir, quiet=_QUIET.value)
+
+
+def default_workdir(source: str) -> str:
+    """The folder of a run of "configs/stage1.py:V1,tiny" is "runs/stage1-V1-tiny"."""
+    path, _, variant = source.partition(":")
+    return "/".join(["runs", "-".join([Path(path).stem, *filter(None, variant.split(","))])])
+
+
+def _check_file(source: str) -> None:
+    path = source.partition(":")[0]
+    if not Path(path).is_file():
+        raise UserError(f"--config {path} does not exist; run the command in the project's folder.")
+
+
+def _validate(config: TrainConfig, source: str) -> None:
+    """Checks the configuration; who has given nothing yet is told of the variant `tiny`."""
+    try:
+        config.validate()
+    except UserError as error:
+        tiny = f"{source.partition(':')[0]}:tiny"
+        if config.data.train or not _runs_as_it_is(tiny):
+            raise
+        raise UserError(f"{error} To try it without: --config {tiny} runs as it is.") from error
+
+
+def _runs_as_it_is(source: str) -> bool:
+    try:
+        read_config(source).validate()
+    except (UserError, TypeError):  # TypeError: a file of the user's own, without variants
+        return False
+    return True
 
 
 def _report(failure) -> None:
@@ -64,11 +101,12 @@ def _report(failure) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; a mistake in them or in the configuration's file is one line, status 2."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-        print(f"error: {str(error).strip().splitlines()[-1].strip()}", file=sys.stderr)
-        sys.exit(2)
+    with user_errors_exit():
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+            last = str(error).strip().splitlines()[-1].strip()
+            raise UserError(last.removeprefix("ValueError: ")) from error
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ def config(folder, **changes) -> DataConfig:
     return DataConfig(**{**values, **changes})
 
 
-def take(count, settings, seed=0, start=0, process=(0, 1), report=lambda line: None):
-    with batches(settings, seed, start, report, process) as stream:
+def take(count, settings, seed=0, start=0, process=(0, 1), report=lambda line: None, tokenizer=""):
+    with batches(settings, seed, start, report, process, tokenizer) as stream:
         return list(itertools.islice(stream, count))
 
 
@@ -293,16 +293,16 @@ def test_tags_become_tokens(tmp_path, folder):
         str(shards), Settings((str(folder),), filters=SMALL), run_in_threads(1, True), write
     )
     write_tokenizer(tmp_path / "tokenizer")
-    settings = config(shards, tokenizer=str(tmp_path / "tokenizer"))
+    tokenized = {"tokenizer": str(tmp_path / "tokenizer")}
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     prompts = {f"a cat, mark {noise(n)[0, 0, 0]}, {QUALITY_WORDS}" for n in range(10)}
     want = {tuple(tokenizer(p, padding="max_length", max_length=77)["input_ids"]) for p in prompts}
     seen = set()
-    for batch in take(10, settings):
+    for batch in take(10, config(shards), **tokenized):
         assert batch["tokens"].shape == (4, 77) and batch["tokens"].dtype == np.int32
         seen |= {tuple(row) for row in batch["tokens"].tolist()}
     assert seen == want
-    untagged = take(1, config(folder, tokenizer=settings.tokenizer))[0]["tokens"]
+    untagged = take(1, config(folder), **tokenized)[0]["tokens"]
     row = tokenizer(f", {QUALITY_WORDS}", padding="max_length", max_length=77)["input_ids"]
     assert untagged.tolist() == [row] * 4
 
@@ -453,10 +453,9 @@ def test_only_unusable_pictures_stop_the_run_at_once(folder):
         (dict(train="tests/golden"), "tests/golden has no images"),
         (dict(train="gs://bucket/folder"), "pip install gcsfs"),
         (dict(train_lr="/no/such"), "/no/such is not a folder"),
-        (dict(train_lr="a,b"), "train_lr has 2 folders for 1"),
+        (dict(train_lr="a,b"), "train_lr` has 2 folders for 1"),
         (dict(pairs="realsr"), "no images in the layout of realsr"),
-        (dict(batch_size=3), "batch_size=3 is not a multiple of the 2 processes"),
-        (dict(tokenizer="/no/such"), "is not a tokenizer folder"),
+        (dict(batch_size=3), "batch_size=3` is not a multiple of the 2 processes"),
         (dict(degradation=MILD), "16x16 px cannot be degraded"),
     ],
 )
@@ -465,10 +464,15 @@ def test_mistakes_are_named(folder, changes, match):
         take(1, config(**{"folder": folder, **changes}), process=(0, 2))
 
 
+def test_a_missing_tokenizer_is_named(folder):
+    with pytest.raises(UserError, match="is not a tokenizer folder"):
+        take(1, config(folder), tokenizer="/no/such")
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(crop=0, threads=-1), "data.crop, --config.data.threads must be positive"),
+        (dict(crop=0, threads=-1), "data.crop`, `config.data.threads` must be positive"),
         (dict(workers=-1), "workers=-1"),
         (dict(max_failed=2.0), "not between 0 and 1"),
         (dict(weights=(0.5, 0.5)), "must be 1 positive numbers"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -26,8 +27,8 @@ from tvt_jax.config import (
 from tvt_jax.conversion.replication import replicated_config, replicated_tensors
 from tvt_jax.errors import UserError
 from tvt_jax.models.networks import abstract_network, init_network
-from tvt_jax.training.diffusion import PREVIEW_TIMESTEP, make_stage, random_embeds
-from tvt_jax.training.loop import _identity, train
+from tvt_jax.training.diffusion import EMBEDS_TOKENS, PREVIEW_TIMESTEP, make_stage, random_embeds
+from tvt_jax.training.loop import train
 from tvt_jax.weights.model_folder import (
     load_network,
     open_network,
@@ -35,7 +36,7 @@ from tvt_jax.weights.model_folder import (
     save_network,
 )
 from tvt_jax.weights.names import params_from_torch, params_to_torch
-from tvt_jax.weights.prompt_embeds import load_prompt_embeds
+from tvt_jax.weights.prompt_embeds import load_prompt_embeds, save_prompt_embeds
 
 SMALL_UNET = UNetConfig(
     block_out_channels=(8, 16),
@@ -74,7 +75,6 @@ def diffusion_config(vae_folder, **changes) -> DiffusionTrainConfig:
     values = dict(
         unet=SMALL_UNET,
         vae=str(vae_folder),
-        embeds_tokens=3,
         steps=4,
         log_every=1,
         checkpoint_every=2,
@@ -104,10 +104,10 @@ def draws(key, share, noises):
     )
 
 
-def in_pytorch(stage, vae_folder, folder):
-    """(VAE, UNet with the stage's initial weights, noise schedule) by diffusers."""
+def in_pytorch(params, vae_folder, folder):
+    """(VAE, UNet with the run's initial weights, noise schedule) by diffusers."""
     table = abstract_network("unet", SMALL_UNET)
-    tensors = params_to_torch(table, stage.params["unet"])
+    tensors = params_to_torch(table, params["unet"])
     save_network(folder, "unet", SMALL_UNET, tensors, "float32")
     scheduler = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
@@ -122,13 +122,13 @@ def in_pytorch(stage, vae_folder, folder):
 def test_a_step_equals_pytorch(vae_folder, tmp_path):
     noises = 2
     config = diffusion_config(vae_folder, seed=3, noises=noises)
-    stage = make_stage(config)
-    vae, unet, scheduler = in_pytorch(stage, vae_folder, tmp_path)
+    stage, params, frozen = make_stage(config)
+    vae, unet, scheduler = in_pytorch(params, vae_folder, tmp_path)
     hr, lr, key = pictures(0), pictures(1), jax.random.key(5)
     degraded, sample, timesteps, epsilon = draws(key, config.degraded, noises)
     assert 0 < degraded.sum() < BATCH and len(set(timesteps)) > 3
 
-    embeds = random_embeds(3, 3, 12)
+    embeds = random_embeds(3, EMBEDS_TOKENS, 12)
     # One sample after the other, each with all of its noises.
     samples = [i for i in range(BATCH) for _ in range(noises)]
     image = nchw(np.stack([lr[i] if degraded[i] else hr[i] for i in samples]))
@@ -143,9 +143,7 @@ def test_a_step_equals_pytorch(vae_folder, tmp_path):
     want = torch.nn.functional.mse_loss(predicted, nchw(epsilon))
     want.backward()
 
-    grads, metrics = jax.jit(stage.gradients)(
-        stage.params, stage.frozen, {"hr": hr, "lr": lr}, key, 0
-    )
+    grads, metrics = jax.jit(stage.gradients)(params, frozen, {"hr": hr, "lr": lr}, key, 0)
     want = float(want.detach())
     assert abs(float(metrics["loss"]) - want) < 1e-5 * want
     got = params_to_torch(abstract_network("unet", SMALL_UNET), grads["unet"])
@@ -160,17 +158,19 @@ def test_a_step_equals_pytorch(vae_folder, tmp_path):
 
 def test_the_preview_is_one_step_from_the_same_noise(vae_folder, tmp_path):
     """By diffusers' own scheduler: x0 from the noise at `PREVIEW_TIMESTEP`, told "photograph"."""
-    stage = make_stage(diffusion_config(vae_folder))
-    vae, unet, scheduler = in_pytorch(stage, vae_folder, tmp_path)
+    stage, params, frozen = make_stage(diffusion_config(vae_folder))
+    vae, unet, scheduler = in_pytorch(params, vae_folder, tmp_path)
     epsilon = np.asarray(jax.random.normal(jax.random.key(0), (SIDE // 2, SIDE // 2, 4)))
     epsilon = nchw(np.stack([epsilon] * BATCH))
-    text = torch.from_numpy(np.repeat(random_embeds(0, 3, 12).prompt_embeds, BATCH, axis=0))
+    text = torch.from_numpy(
+        np.repeat(random_embeds(0, EMBEDS_TOKENS, 12).prompt_embeds, BATCH, axis=0)
+    )
     t = torch.tensor([PREVIEW_TIMESTEP])
     with torch.no_grad():
         noisy = scheduler.add_noise(0.7 * vae.encode(nchw(pictures())).latent_dist.mean, epsilon, t)
         step = scheduler.step(unet(noisy, t, text).sample, PREVIEW_TIMESTEP, noisy)
         want = vae.decode(step.pred_original_sample / 0.7).sample
-    got = jax.jit(stage.preview)(stage.params, stage.frozen, {"hr": pictures()})
+    got = jax.jit(stage.preview)(params, frozen, {"hr": pictures()})
     assert max_difference(got, np.moveaxis(want.numpy(), 1, -1)) < 1e-4
 
 
@@ -178,13 +178,13 @@ def test_the_preview_is_one_step_from_the_same_noise(vae_folder, tmp_path):
 def test_the_share_of_degraded_samples(vae_folder, share):
     """Seen in what the UNet is given: an image of ones is HR, one of minus ones is LR."""
     config = diffusion_config(vae_folder, degraded=share)
-    forward = dataclasses.replace(make_stage(config).gradients.__self__)
+    objective = make_stage(config)[0].gradients.__self__
     many = 2000
     batch = {"hr": np.ones((many, 1, 1, 3), np.float32)}
     if share:
         batch["lr"] = -batch["hr"]
     text = {"prompt": np.ones((1, 3, 12), np.float32), "negative": -np.ones((1, 3, 12), np.float32)}
-    image, context = forward._draw_images(batch, text, jax.random.key(0))
+    image, context = objective._draw_images(batch, text, jax.random.key(0))
     low = np.asarray(image[:, 0, 0, 0] < 0)
     assert abs(low.mean() - share) < 0.03
     np.testing.assert_array_equal(np.asarray(context[:, 0, 0] < 0), low)
@@ -215,7 +215,7 @@ def test_the_result_is_read_as_stable_diffusion_is(finished, vae_folder):
     assert read_scheduler_config(folder) == SchedulerConfig()
     schedule = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     assert schedule.config.beta_schedule == "scaled_linear"
-    want = random_embeds(config.seed, 3, 12)
+    want = random_embeds(config.seed, EMBEDS_TOKENS, 12)
     np.testing.assert_array_equal(load_prompt_embeds(folder).prompt_embeds, want.prompt_embeds)
     assert np.abs(want.prompt_embeds - want.negative_prompt_embeds).max() > 1
     # The VAE is the one that was given, and the UNet another than at the start.
@@ -245,20 +245,26 @@ def test_a_run_starts_from_a_unet(finished):
     # Another seed draws other embeddings; those that the UNet knows are beside it.
     for init in (folder / "model", folder / "model" / "unet"):
         other = dataclasses.replace(config, init_unet=str(init), seed=8)
-        stage = make_stage(other)
-        jax.tree.map(np.testing.assert_array_equal, stage.params["unet"], trained.params)
+        _, params, frozen = make_stage(other)
+        jax.tree.map(np.testing.assert_array_equal, params["unet"], trained.params)
         known = load_prompt_embeds(folder / "model").negative_prompt_embeds
-        np.testing.assert_array_equal(stage.frozen["text"]["negative"], known)
-    with pytest.raises(UserError, match=r"\[1, 3, 12\] .* give --config.embeds_tokens=3"):
-        make_stage(dataclasses.replace(other, embeds_tokens=4))
+        np.testing.assert_array_equal(frozen["text"]["negative"], known)
+
+
+def test_embeddings_that_the_unet_cannot_read_are_refused(finished, tmp_path):
+    config, folder = finished
+    shutil.copytree(folder / "model", tmp_path / "model")
+    save_prompt_embeds(tmp_path / "model", random_embeds(0, 4, 10))
+    with pytest.raises(UserError, match="embeddings in .* are 10 wide, the UNet reads 12"):
+        make_stage(dataclasses.replace(config, init_unet=str(tmp_path / "model")))
 
 
 def test_a_run_is_the_same_with_its_weights_in_another_place(vae_folder):
     config = diffusion_config(vae_folder)
     elsewhere = dataclasses.replace(config, vae="elsewhere", init_unet="elsewhere")
-    assert _identity(elsewhere) == _identity(config)
-    for change in (dict(degraded=0.1), dict(embeds_tokens=5), dict(noises=2)):
-        assert _identity(dataclasses.replace(config, **change)) != _identity(config)
+    assert elsewhere.identity() == config.identity()
+    for change in (dict(degraded=0.1), dict(seed=5), dict(noises=2)):
+        assert dataclasses.replace(config, **change).identity() != config.identity()
 
 
 def save_random_vae(folder, **changes):
@@ -276,11 +282,11 @@ def save_random_vae(folder, **changes):
         (dict(vae="{wide}"), "has 8 latent channels, the UNet reads 4 and predicts 4"),
         (
             dict(data=DataConfig(crop=17)),
-            "data.crop=17 is not a multiple of the VAE's downsampling, 2",
+            "data.crop=17` is not a multiple of the VAE's downsampling, 2",
         ),
         (
             dict(validation=ValidationConfig(crop=33)),
-            "validation.crop=33 is not a multiple of the VAE's downsampling, 2",
+            "validation.crop=33` is not a multiple of the VAE's downsampling, 2",
         ),
     ],
 )
@@ -294,10 +300,9 @@ def test_folders_and_crops_that_do_not_fit_are_named(vae_folder, tmp_path, chang
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(degraded=1.5), r"degraded=1.5 is not in \[0, 1\]"),
-        (dict(embeds_tokens=0), "embeds_tokens=0 must be positive"),
-        (dict(noises=0), "noises=0 must be positive"),
-        (dict(vae="", required=("vae",)), "a VAE folder, .* give --config.vae="),
+        (dict(degraded=1.5), r"degraded=1.5` is not in \[0, 1\]"),
+        (dict(noises=0), "noises=0` must be positive"),
+        (dict(vae=""), "needs `config.vae=...` .a VAE, for example of configs/pretrain_vae.py"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, match):
@@ -308,10 +313,10 @@ def test_settings_that_cannot_be_are_refused(changes, match):
 def test_a_run_without_low_resolution_says_what_to_do(vae_folder, tmp_path):
     config = diffusion_config(vae_folder, degraded=0.5)
     config.data.degradation = None
-    with pytest.raises(UserError, match="set data.degradation .*--config.degraded=0"):
+    with pytest.raises(UserError, match="set data.degradation .*`config.degraded=0`"):
         train(config, tmp_path, quiet=True)
-    stage = make_stage(diffusion_config(vae_folder, degraded=0.0))
-    arguments = (stage.params, stage.frozen, {"hr": pictures()}, jax.random.key(0), 0)
+    stage, params, frozen = make_stage(diffusion_config(vae_folder, degraded=0.0))
+    arguments = (params, frozen, {"hr": pictures()}, jax.random.key(0), 0)
     jax.eval_shape(stage.gradients, *arguments)
 
 

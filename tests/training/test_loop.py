@@ -19,6 +19,7 @@ from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.checkpoint import Checkpoints
 from tvt_jax.config import MeshConfig, OptimConfig, ValidationConfig
 from tvt_jax.errors import UserError
+from tvt_jax.train import default_workdir
 from tvt_jax.training import loop
 from tvt_jax.training.loop import train
 
@@ -228,8 +229,10 @@ TINY = ("--config", "configs/stage2.py:tiny")
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["--config", "configs/stage2.py"], "--config.data.train=... --config.init_vae=..."),
-        (["--config", "configs/stage1.py"], "--config.data.train=... --config.teacher=..."),
+        (["--config", "configs/stage2.py"], "--config.init_vae=... (the VAE whose decoder stage 1"),
+        (["--config", "configs/stage2.py"], "--config configs/stage2.py:tiny runs as it is."),
+        (["--config", "configs/stage1.py"], "--config.teacher=... (the teacher, the folder vae of"),
+        (["--config", "configs/stage2.py:V1,tiny"], "this run needs --config.init_vae=..."),
         ([*TINY, "--config.data.train=nowhere"], "not a folder"),
         ([*TINY, "--config.data.train=configs"], "no images"),
         ([*TINY, "--config.data.crop=63"], "not a multiple"),
@@ -241,7 +244,8 @@ TINY = ("--config", "configs/stage2.py:tiny")
         ([*TINY, "--config.accumulate=3"], "not a multiple"),
         ([*TINY, "--config.latents=teacher"], "--config.teacher=..."),
         (["--config", "configs/stage2.py:huge"], "huge"),
-        (["--config", "configs/nothing.py"], "nothing.py"),
+        (["--config", "configs/nothing.py"], "configs/nothing.py does not exist"),
+        (["--config", "configs/nothing.py", "--config.steps=3"], "configs/nothing.py"),
         ([*TINY, "--config.step=3"], "step"),
         ([], "--config is missing"),
     ],
@@ -252,6 +256,11 @@ def test_mistakes_end_with_status_2_and_one_line(tmp_path, options, match):
     assert done.returncode == 2, done.stderr
     assert match in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_the_default_folder_has_the_name_of_the_configuration_and_its_variant():
+    assert default_workdir("configs/stage2.py") == "runs/stage2"
+    assert default_workdir("/a/configs/stage1.py:V1,tiny") == "runs/stage1-V1-tiny"
 
 
 def test_another_run_in_the_same_folder_is_refused(finished):
@@ -274,7 +283,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_too_little_memory_is_said_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
-    with pytest.raises(UserError, match="a training step needs .* --config.accumulate"):
+    with pytest.raises(UserError, match="a training step needs .* `config.accumulate`"):
         train(small_config(), tmp_path, quiet=True)
     assert not read_metrics(tmp_path)
 

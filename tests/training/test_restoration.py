@@ -51,8 +51,7 @@ from tvt_jax.parallel import make_mesh
 from tvt_jax.training import loop
 from tvt_jax.training.loop import train
 from tvt_jax.training.restoration import make_stage
-from tvt_jax.training.state import init_state
-from tvt_jax.training.step import make_step
+from tvt_jax.training.step import init_state, make_step
 from tvt_jax.weights.adapters import ADAPTER_FILE
 from tvt_jax.weights.model_folder import open_network, save_network
 from tvt_jax.weights.names import params_to_torch
@@ -129,7 +128,7 @@ def take_over(tree, values, prefix=""):
 
 
 def prepared(folder, config):
-    """(stage, reference) with the same weights."""
+    """(stage, its parameters, its frozen parameters, reference) with the same weights."""
     settings = RestorationSettings(
         full_parts=config.trained,
         patch=PATCH,
@@ -138,13 +137,13 @@ def prepared(folder, config):
         lpips_weight=0.1,
     )
     run = torch_run(folder, settings, config.vae_lora_rank)
-    stage = make_stage(config)
+    stage, params, frozen = make_stage(config)
     values = run.parameters()
-    generator = stage.params["generator"]
+    generator = params["generator"]
     for part in ("unet", "vae"):
         generator[part] = take_over(generator[part], values[0], f"{part}.")
-    stage.params["critic"] = take_over(stage.params["critic"], values[1])
-    return stage, run
+    params["critic"] = take_over(params["critic"], values[1])
+    return stage, params, frozen, run
 
 
 def batch_of(number):
@@ -194,7 +193,7 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
         optim=adam,
         critic_optim=dataclasses.replace(adam),
     )
-    stage, reference = prepared(folder, config)
+    stage, params, frozen, reference = prepared(folder, config)
 
     def with_gradients(*arguments):
         grads, metrics = stage.gradients(*arguments)
@@ -202,8 +201,8 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
 
     probed = dataclasses.replace(stage, gradients=with_gradients)
     step = jax.jit(make_step(probed, config, make_mesh(MeshConfig())))
-    state, key = init_state(stage, config), jax.random.key(0)
-    before = jax.tree.map(np.array, stage.frozen)
+    state, key = init_state(stage, params, config), jax.random.key(0)
+    before = jax.tree.map(np.array, frozen)
     for number in range(3):
         batch = batch_of(number)
         texts = embeddings(folder, batch["tokens"])
@@ -211,7 +210,7 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
         arguments = (batch["lr"], batch["hr"], *texts, draws)
         want = reference.gradients(*arguments)
         reference.step(*arguments)
-        state, got = step(state, stage.frozen, batch, key)
+        state, got = step(state, frozen, batch, key)
         for name, value in want[0].items():
             assert abs(float(got[name]) - value) < 1e-5 * max(1.0, abs(value)), (number, name)
         if number == 0:  # later ones differ by what the parameters differ by then
@@ -225,7 +224,7 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
         assert set(mine) == set(theirs)
         for name, value in theirs.items():
             assert np.abs(mine[name] - value).max() < 1e-5, name
-    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(stage.frozen), strict=True):
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(frozen), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -235,9 +234,9 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
 
 
 def test_teacher_critic_and_generator_read_the_same_weights(folder):
-    stage = make_stage(small_restoration(folder))
-    assert not jax.tree.leaves(stage.frozen["unet"])  # nothing of its own
-    held = sum(leaf.size for leaf in jax.tree.leaves(stage.frozen["sd"]))
+    _, _, frozen = make_stage(small_restoration(folder))
+    assert not jax.tree.leaves(frozen["unet"])  # nothing of its own
+    held = sum(leaf.size for leaf in jax.tree.leaves(frozen["sd"]))
     unet = UNet2DConditionModel.from_pretrained(folder / "sd" / "unet")
     assert held == sum(p.numel() for p in unet.parameters())
 
@@ -265,8 +264,8 @@ def test_a_generator_of_its_own_keeps_only_what_differs(folder, tmp_path):
     with torch.no_grad():
         unet.mid_block.resnets[0].conv1.weight.add_(0.1)
     unet.save_pretrained(tmp_path / "unet")
-    stage = make_stage(small_restoration(folder, unet=str(tmp_path)))
-    ((path, own),) = nnx.to_flat_state(stage.frozen["unet"])
+    _, _, frozen = make_stage(small_restoration(folder, unet=str(tmp_path)))
+    ((path, own),) = nnx.to_flat_state(frozen["unet"])
     assert path == ("mid_block", "resnets", 0, "conv1", "kernel")
     want = unet.mid_block.resnets[0].conv1.weight.detach().numpy().transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(own, want)
@@ -278,16 +277,16 @@ def test_a_generator_of_its_own_keeps_only_what_differs(folder, tmp_path):
 
 
 def traced(config):
-    """(gradients, metrics) of a stage as shapes."""
-    stage = make_stage(config)
+    """(stage, parameters, frozen parameters; gradients and metrics as shapes)."""
+    stage, params, frozen = make_stage(config)
     image = jax.ShapeDtypeStruct((2, 48, 48, 3), "float32")
     batch = {"hr": image, "lr": image, "tokens": jax.ShapeDtypeStruct((2, 77), "int32")}
     key = jax.eval_shape(lambda: jax.random.key(0))
-    grads, metrics = jax.eval_shape(stage.gradients, stage.params, stage.frozen, batch, key, 0)
-    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, stage.params)
-    preview = jax.eval_shape(stage.preview, stage.params, stage.frozen, batch)
+    grads, metrics = jax.eval_shape(stage.gradients, params, frozen, batch, key, 0)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+    preview = jax.eval_shape(stage.preview, params, frozen, batch)
     assert (preview.shape, preview.dtype) == ((2, 48, 48, 3), "float32")
-    return stage, grads, metrics
+    return stage, params, frozen, grads, metrics
 
 
 def write_vae(folder, **changes):
@@ -307,7 +306,7 @@ def test_ablations(folder, tmp_path, variant):
     }.get(variant, lambda: str(folder / "vae"))()
     names = ("generator", "trained", "lora_rank", "vae_lora_rank", "interpolated_latents")
     config = small_restoration(folder, vae=vae, **{name: getattr(fields, name) for name in names})
-    stage, _, metrics = traced(config)
+    stage, _, frozen, _, metrics = traced(config)
     assert set(metrics) == {"loss", "l2", "vsd", "critic"}
     trained = stage.trained["generator"]
     of_vae = [name for name in trained if name.startswith("vae.")]
@@ -316,7 +315,7 @@ def test_ablations(folder, tmp_path, variant):
         assert any(name.startswith("vae.quant_conv") for name in of_vae)
     else:
         assert not of_vae
-    own, shared = (jax.tree.leaves(stage.frozen[name]) for name in ("unet", "sd"))
+    own, shared = (jax.tree.leaves(frozen[name]) for name in ("unet", "sd"))
     assert not own and shared
     if variant == "S5":
         assert not any("lora" in name for name in trained)
@@ -324,14 +323,15 @@ def test_ablations(folder, tmp_path, variant):
 
 def test_without_vsd_there_is_no_critic(folder):
     config = small_restoration(folder, loss=RestorationLossConfig(lpips=0.0, vsd=0.0))
-    stage, grads, metrics = traced(config)
+    stage, _, _, grads, metrics = traced(config)
     assert set(grads) == set(stage.optim) == {"generator"} and set(metrics) == {"loss", "l2"}
 
 
 def test_in_bfloat16_the_base_is_narrow_and_what_learns_is_not(folder):
-    stage, grads, metrics = traced(small_restoration(folder, dtype="bfloat16", remat=True))
-    assert {leaf.dtype for leaf in jax.tree.leaves(stage.frozen["sd"])} == {jnp.dtype("bfloat16")}
-    for tree in (stage.params, grads, metrics, stage.frozen["vae"]):
+    config = small_restoration(folder, dtype="bfloat16", remat=True)
+    _, params, frozen, grads, metrics = traced(config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(frozen["sd"])} == {jnp.dtype("bfloat16")}
+    for tree in (params, grads, metrics, frozen["vae"]):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
 
 
@@ -363,7 +363,7 @@ def test_what_learns_is_told_by_parts(finished, folder, tmp_path, capsys):
     assert "lora_a" not in said
     listed = (tmp_path / "trained_parameters.txt").read_text().split()
     assert "generator.unet.down_blocks.0.resnets.0.conv1.kernel" in listed
-    assert len(listed) == sum(map(len, make_stage(settings).trained.values()))
+    assert len(listed) == sum(map(len, make_stage(settings)[0].trained.values()))
 
 
 def test_the_run_logs_losses_and_compares_with_its_input(finished):
@@ -386,14 +386,14 @@ def test_the_result_is_a_model_that_infer_takes(finished, folder):
     upscaler = Upscaler.from_folder(workdir / "model", "float32")
     sample = heldout_samples(settings.validation, settings.data)[0]
     got = upscaler.restore(sample["lr"], prompt=sample["prompt"], color_fix="none")
-    stage = make_stage(settings)
-    state = jax.device_put(init_state(stage, settings))
+    stage, params, frozen = make_stage(settings)
+    state = jax.device_put(init_state(stage, params, settings))
     manager = ocp.CheckpointManager(workdir / "checkpoints")
     kept = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_like(state)))
     state = manager.restore(4, args=kept).state
     batch = Collate(stage.tokenizer)([sample])
     inputs = {name: batch[name] for name in stage.inputs}
-    want = jax.jit(stage.preview)(state.params, stage.frozen, inputs)[0]
+    want = jax.jit(stage.preview)(state.params, frozen, inputs)[0]
     assert np.abs(got - (np.asarray(want) + 1) / 2).max() < 2e-5
     assert np.abs(got - sample["lr"] / np.float32(255)).max() > 0.1
 
@@ -420,17 +420,17 @@ def test_latents_that_the_unet_does_not_read_are_refused(folder, tmp_path, chann
 
 def test_groups_of_patches_must_spread_over_the_devices(folder, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="patches_at_once=3 is not a multiple of the 2 devices"):
+    with pytest.raises(UserError, match="patches_at_once=3` is not a multiple of the 2 devices"):
         make_stage(
             small_restoration(folder, loss=RestorationLossConfig(patch=8, patches_at_once=3))
         )
 
 
 def test_weights_of_the_generator_that_differ_are_held_besides_and_told(folder, finished):
-    whole = make_stage(small_restoration(folder))
+    whole, _, _ = make_stage(small_restoration(folder))
     assert len(whole.notes) == 1 and "besides" not in whole.notes[0]
-    again = make_stage(small_restoration(folder, unet=str(finished[0] / "model")))
-    own = sum(leaf.size for leaf in jax.tree.leaves(again.frozen["unet"]))
+    again, _, frozen = make_stage(small_restoration(folder, unet=str(finished[0] / "model")))
+    own = sum(leaf.size for leaf in jax.tree.leaves(frozen["unet"]))
     assert own and f"; {own:,} differ from them and are held besides" in again.notes[0]
 
 
@@ -464,10 +464,10 @@ def test_what_does_not_fit_is_named(folder, changes, match):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(generator="larger"), "larger is not one of replicated, same, pruned"),
+        (dict(generator="larger"), "larger` is not one of replicated, same, pruned"),
         (dict(trained=(), lora_rank=0), "nothing learns"),
-        (dict(lora_rank=-1), "lora_rank must not be negative"),
-        (dict(critic_lora_rank=0), "critic_lora_rank are not positive"),
+        (dict(lora_rank=-1), "lora_rank` must not be negative"),
+        (dict(critic_lora_rank=0), "critic_lora_rank` are not positive"),
         (dict(loss=RestorationLossConfig(l2=0, lpips=0, vsd=0)), "at least one weight"),
         (dict(loss=RestorationLossConfig(lpips=-1)), "must not be negative"),
         (dict(loss=RestorationLossConfig(min_timestep=800)), "must be below"),

@@ -28,8 +28,7 @@ from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training.loop import train
-from tvt_jax.training.state import init_state
-from tvt_jax.training.step import make_step
+from tvt_jax.training.step import init_state, make_step
 from tvt_jax.training.vae import _teacher_encoder, make_stage
 from tvt_jax.weights.model_folder import save_network
 from tvt_jax.weights.names import params_from_torch, params_to_torch
@@ -177,21 +176,21 @@ def test_whole_steps_equal_pytorch(case, tmp_path):
         discriminator_optim=adam,
         **CASES[case],
     )
-    stage = make_stage(settings)
+    stage, params, frozen = make_stage(settings)
     if settings.loss.gan:
-        stage.params["discriminator"] = as_params("discriminator", settings.discriminator, judge)
+        params["discriminator"] = as_params("discriminator", settings.discriminator, judge)
     reference = TorchRun(settings, vae, teacher, judge)
     step = jax.jit(make_step(stage, settings, make_mesh(MeshConfig())))
-    state, key = init_state(stage, settings), jax.random.key(0)
+    state, key = init_state(stage, params, settings), jax.random.key(0)
     for number in range(STEPS):
         # Seeds from 0 on bring a value of 6e-7 to a LeakyReLU, whose slope is then up to rounding.
         image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=10 + number), -1, 1)
         draws = jax.random.normal(jax.random.fold_in(key, number), (BATCH, SIDE // 2, SIDE // 2, 4))
         want = reference.step(image, np.asarray(draws), number)
-        state, got = step(state, stage.frozen, {"hr": image}, key)
+        state, got = step(state, frozen, {"hr": image}, key)
         for name, value in want.items():
             assert abs(float(got[name]) - value) < 1e-5 * max(1.0, abs(value)), (number, name)
-    stage.export(state.params, stage.frozen, tmp_path / "result")
+    stage.export(state.params, frozen, tmp_path / "result")
     ours, theirs = read_weights_of(tmp_path / "result"), vae.state_dict()
     assert set(ours) == {name for name in theirs if "mid_block" not in name}
     for name, array in ours.items():
@@ -210,7 +209,7 @@ def read_weights_of(folder):
 
 def test_only_the_encoder_learns_in_stage_2(tmp_path):
     settings = small_config()
-    stage = make_stage(settings)
+    stage, _, _ = make_stage(settings)
     assert all(name.startswith(("encoder.", "quant_conv.")) for name in stage.trained["vae"])
     train(settings, tmp_path, quiet=True)
     before = params_to_torch(
@@ -247,17 +246,17 @@ def test_a_teacher_with_fewer_channels_has_them_interpolated(tmp_path):
     settings = small_config(
         vae=wide, latents="teacher", teacher=str(tmp_path), trained=("decoder", "post_quant_conv")
     )
-    stage = make_stage(settings)
+    stage, params, frozen = make_stage(settings)
     image = np.clip(noise(1, 16, 16, 3), -1, 1)
     teacher = init_network("vae", SMALL_VAE, 5)
     mean = np.asarray(teacher(teacher.params).encode(image)[0])
-    encode, params = _teacher_encoder(teacher, settings)
-    got = np.asarray(encode(params, image)[0])
+    encode, weights = _teacher_encoder(teacher, settings)
+    got = np.asarray(encode(weights, image)[0])
     # Centres of eight channels on the axis of four: -0.25, 0.25, 0.75 ... 3.25.
     positions = (np.arange(8) + 0.5) / 2 - 0.5
     want = np.apply_along_axis(lambda z: np.interp(positions, np.arange(4), z), -1, mean)
     assert max_difference(got, want) < 1e-5
-    output = stage.preview(stage.params, stage.frozen, {"hr": image})
+    output = stage.preview(params, frozen, {"hr": image})
     assert output.shape == image.shape
 
 
@@ -270,12 +269,12 @@ def test_skip_connections_start_from_a_decoder_without_them(tmp_path):
         fresh=("decoder.skip_convs",),
         trained=("decoder", "post_quant_conv"),
     )
-    stage = make_stage(settings)
+    stage, params, frozen = make_stage(settings)
     image = np.clip(noise(1, 16, 16, 3), -1, 1)
     plain = init_network("vae", SMALL_VAE, 5)
     module = plain(plain.params)
     want = module.decode(module.encode(image)[0])
-    got = stage.preview(stage.params, stage.frozen, {"hr": image})
+    got = stage.preview(params, frozen, {"hr": image})
     assert max_difference(got, want) < 1e-6
     train(settings, tmp_path / "run", quiet=True)
     after = read_weights(tmp_path / "run")
@@ -317,8 +316,8 @@ def test_missing_lpips_weights_are_named_with_the_command(tmp_path):
         (dict(ema_decay=1.0), "ema_decay"),
         (dict(dtype="float16"), "float16 is not float32 or bfloat16"),
         (dict(optim=OptimConfig(schedule="linear")), "linear is not constant or cosine"),
-        (dict(optim=OptimConfig(warmup_steps=-5)), "warmup_steps=-5 must not be negative"),
-        (dict(loss=VAELossConfig(gan=1.0)), "data.crop=16 is too small for the discriminator"),
+        (dict(optim=OptimConfig(warmup_steps=-5)), "warmup_steps=-5` must not be negative"),
+        (dict(loss=VAELossConfig(gan=1.0)), "data.crop=16` is too small for the discriminator"),
         (dict(loss=VAELossConfig(lpips=-1.0)), "lpips must not be negative"),
     ],
 )

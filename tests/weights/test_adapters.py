@@ -13,7 +13,7 @@ from tvt_jax.config import LoRAConfig, UNetConfig
 from tvt_jax.errors import UserError
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
-from tvt_jax.training.state import split_trained
+from tvt_jax.training.stage import split_trained
 from tvt_jax.weights.adapters import (
     ADAPTER_FILE,
     save_adapters,

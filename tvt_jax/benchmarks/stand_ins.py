@@ -25,7 +25,7 @@ from tvt_jax.config import (
 from tvt_jax.data.samples import PROMPT_TOKENS
 from tvt_jax.errors import UserError
 from tvt_jax.models.networks import init_network
-from tvt_jax.training.state import Stage
+from tvt_jax.training.stage import Stage
 from tvt_jax.weights.model_folder import save_network, write_scheduler_config
 from tvt_jax.weights.names import params_to_torch
 from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds

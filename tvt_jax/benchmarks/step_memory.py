@@ -16,8 +16,8 @@ from tvt_jax.memory import compile_program
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings
 from tvt_jax.training.program import make_stage
-from tvt_jax.training.state import Stage, init_state
-from tvt_jax.training.step import make_step
+from tvt_jax.training.stage import Stage, Tree
+from tvt_jax.training.step import init_state, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +65,9 @@ def tpu_step_memory(
     mesh = make_mesh(config.mesh, _devices(topology))
     with tempfile.TemporaryDirectory() as folder, compiling_for("tpu"):
         config = with_stand_ins(config, Path(folder), vae)
-        stage = make_stage(config)
-        arguments = _arguments(stage, config, mesh)
-        stage = dataclasses.replace(stage, params=arguments[0].params, frozen=None)
+        stage, params, frozen = make_stage(config)
+        arguments = _arguments(stage, params, frozen, config, mesh)
+        del params, frozen
         shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments)
         step = jax.jit(
             make_step(stage, config, mesh),
@@ -81,7 +81,7 @@ def tpu_step_memory(
             compiled = compile_program(
                 step.lower(*arguments),
                 f"a training step on {topology}",
-                "lower `batch_size` or raise `fsdp`",
+                "lower --batch-size or raise --fsdp",
             )
     analysis, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return StepMemory(
@@ -106,7 +106,7 @@ def _devices(topology: str) -> list:
         ) from error
 
 
-def _arguments(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple:
+def _arguments(stage: Stage, params: Tree, frozen: Tree, config: TrainConfig, mesh: Mesh) -> tuple:
     """(state, frozen, batch, key) of a step as shapes with shardings."""
 
     def placed(tree, shardings):
@@ -116,12 +116,12 @@ def _arguments(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple:
             shardings,
         )
 
-    state = jax.eval_shape(lambda: init_state(stage, config))
+    state = jax.eval_shape(lambda: init_state(stage, params, config))
     batch = batch_shapes(stage, config)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return (
         placed(state, state_shardings(state, mesh)),
-        placed(stage.frozen, state_shardings(stage.frozen, mesh)),
+        placed(frozen, state_shardings(frozen, mesh)),
         placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
         placed(key, replicated(mesh)),
     )

@@ -104,7 +104,9 @@ def step_speed(config: TrainConfig, steps: int, vae: str | None = None) -> StepS
     with tempfile.TemporaryDirectory() as folder:
         config = with_stand_ins(config, Path(folder), vae)
         flops = _flops(config)
-        state, frozen, stage = place(make_stage(config), config, mesh)
+        stage, params, frozen = make_stage(config)
+        state, frozen = place(stage, params, frozen, config, mesh)
+        del params
     batch = put_batch(_random_batch(batch_shapes(stage, config)), mesh)
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
     held = device_bytes((state, frozen, batch))
@@ -144,8 +146,8 @@ def _flops(config: TrainConfig) -> float:
     plain = dataclasses.replace(config, remat=False, accumulate=1)
     if isinstance(config, RestorationTrainConfig):
         plain.loss = dataclasses.replace(config.loss, patches_at_once=0)
-    stage = make_stage(plain)
-    arguments = (stage.params, stage.frozen, batch_shapes(stage, plain), jax.random.key(0), 0)
+    stage, params, frozen = make_stage(plain)
+    arguments = (params, frozen, batch_shapes(stage, plain), jax.random.key(0), 0)
     return 2.0 * sum(multiply_adds(stage.gradients, *jax.eval_shape(lambda *a: a, *arguments)))
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: F401  (what the other packages import from here)
 """Typed settings of everything configurable: networks, degradation, training runs.
 
 Standard library only, so that tools can read configurations without importing jax.
@@ -50,47 +51,5 @@ from tvt_jax.config.training import (
     VAELossConfig,
     VAETrainConfig,
     ValidationConfig,
-    read_config,
 )
-
-__all__ = [
-    "CE_UNET",
-    "DEGRADATIONS",
-    "DataConfig",
-    "DegradationConfig",
-    "DegradationPass",
-    "DiffusionTrainConfig",
-    "DiscriminatorConfig",
-    "GENERATORS",
-    "LPIPSConfig",
-    "LPIPS_NETS",
-    "LoRAConfig",
-    "MILD",
-    "MeshConfig",
-    "NEGATIVE_PROMPT",
-    "OptimConfig",
-    "PAIR_LAYOUTS",
-    "PRUNED_UNET",
-    "QUALITY_WORDS",
-    "RAM_SWIN_LARGE",
-    "RestorationLossConfig",
-    "RestorationTrainConfig",
-    "SD21_TEXT_ENCODER",
-    "SD21_UNET",
-    "STRONG",
-    "SchedulerConfig",
-    "TaggerConfig",
-    "TextEncoderConfig",
-    "TrainConfig",
-    "UNETS",
-    "UNetConfig",
-    "VAEConfig",
-    "VAELossConfig",
-    "VAES",
-    "VAETrainConfig",
-    "VAE_D4",
-    "VAE_D8",
-    "VAE_ENCODER_LORA",
-    "ValidationConfig",
-    "read_config",
-]
+from tvt_jax.config.variants import parse_variant, read_config

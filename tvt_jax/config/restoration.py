@@ -1,10 +1,8 @@
 """Settings of stage 3: real-world super-resolution in one step of diffusion."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import ClassVar
 
-from tvt_jax.config.training import OptimConfig, TrainConfig
+from tvt_jax.config.training import SD21, OptimConfig, TrainConfig, may_change
 from tvt_jax.errors import UserError
 
 # How the generator's UNet comes from Stable Diffusion's.
@@ -31,7 +29,7 @@ class RestorationLossConfig:
     patch: int = 64  # side of a patch, latent px; divides the latent's sides
     # Patches that are judged at a time, on all devices together, a multiple of their number: fewer
     # take less memory. 0: all.
-    patches_at_once: int = 0
+    patches_at_once: int = may_change(0)
     min_timestep: int = 250  # of the noise that patches are judged under
     max_timestep: int = 750  # the first that is not drawn any more
     guidance: float = 7.5  # of the teacher, from the negative prompt towards the prompt
@@ -46,9 +44,10 @@ class RestorationTrainConfig(TrainConfig):
     the doubled resolution, and generator and critic their own low-rank adapters.
     """
 
-    sd: str = ""  # Stable Diffusion 2.1-base: a diffusers folder
-    vae: str = ""  # VAE folder, or a model folder
-    unet: str = ""  # folder of the generator's UNet before training; empty: made of that in `sd`
+    sd: str = may_change("")  # Stable Diffusion 2.1-base: a diffusers folder
+    vae: str = may_change("")  # VAE folder, or a model folder
+    # Folder of the generator's UNet before training; empty: made of that in `sd`.
+    unet: str = may_change("")
     generator: str = "replicated"  # made how: "replicated" (CE-UNet), "same" or "pruned"
     # Parts of the generator's UNet that are trained in full; of the rest, only adapters.
     trained: tuple[str, ...] = ()
@@ -60,14 +59,8 @@ class RestorationTrainConfig(TrainConfig):
     sample_posterior: bool = True  # of the VAE's encoder, as the release does; else its mean
     loss: RestorationLossConfig = dataclasses.field(default_factory=RestorationLossConfig)
     critic_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    adapters: bool = False  # the result keeps its adapters in a file of their own; else merged
-
-    PATHS: ClassVar[tuple[str, ...]] = (*TrainConfig.PATHS, "sd", "vae", "unet")
-    HINTS: ClassVar[Mapping[str, str]] = {
-        **TrainConfig.HINTS,
-        "sd": "a Stable Diffusion 2.1-base folder",
-        "vae": "the VAE folder that stage 2 trained",
-    }
+    # The result keeps its adapters in a file of their own; else they are merged.
+    adapters: bool = may_change(False)
 
     def validate(self) -> None:
         """Checks what can be checked without reading files; see the base class."""
@@ -75,25 +68,30 @@ class RestorationTrainConfig(TrainConfig):
         loss = self.loss
         if self.generator not in GENERATORS:
             raise UserError(
-                f"--config.generator={self.generator} is not one of {', '.join(GENERATORS)}."
+                f"`config.generator={self.generator}` is not one of {', '.join(GENERATORS)}."
             )
         for name in ("lora_rank", "vae_lora_rank"):
             if getattr(self, name) < 0:
-                raise UserError(f"--config.{name} must not be negative.")
+                raise UserError(f"`config.{name}` must not be negative.")
         if not (self.lora_rank or self.vae_lora_rank or self.trained):
-            raise UserError("--config.trained is empty and there are no adapters: nothing learns.")
+            raise UserError("`config.trained` is empty and there are no adapters: nothing learns.")
         if min(loss.l2, loss.lpips, loss.vsd, loss.patches_at_once) < 0:
-            raise UserError("--config.loss: weights and patches_at_once must not be negative.")
+            raise UserError("`config.loss`: weights and patches_at_once must not be negative.")
         if not (loss.l2 or loss.lpips or loss.vsd):
-            raise UserError("--config.loss: at least one weight must be positive.")
+            raise UserError("`config.loss`: at least one weight must be positive.")
         if loss.vsd:
             if loss.patch <= 0 or self.critic_lora_rank <= 0:
                 raise UserError(
-                    "--config.loss.patch and --config.critic_lora_rank are not positive."
+                    "`config.loss.patch` and `config.critic_lora_rank` are not positive."
                 )
             if not 0 <= loss.min_timestep < loss.max_timestep:
                 raise UserError(
-                    f"--config.loss.min_timestep={loss.min_timestep} must be below "
-                    f"--config.loss.max_timestep={loss.max_timestep}."
+                    f"`config.loss.min_timestep={loss.min_timestep}` must be below "
+                    f"`config.loss.max_timestep={loss.max_timestep}`."
                 )
-            self.critic_optim.validate("--config.critic_optim")
+            self.critic_optim.validate("config.critic_optim")
+
+    def needs(self) -> dict[str, str]:
+        """See the base class."""
+        vae = "the VAE that stage 2 trained, runs/stage2/model/vae"
+        return {**super().needs(), "sd": SD21, "vae": vae}

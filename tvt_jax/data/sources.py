@@ -247,11 +247,11 @@ def open_sources(config: DataConfig) -> list[Source]:
     folders = _split(config.train)
     lr_folders = _split(config.train_lr)
     if not folders:
-        raise UserError("config.data.train is empty; give a folder of photographs.")
+        raise UserError("`config.data.train` is empty; give a folder of photographs.")
     if lr_folders and len(lr_folders) != len(folders):
         raise UserError(
-            f"config.data.train_lr has {len(lr_folders)} folders for {len(folders)} "
-            "of config.data.train."
+            f"`config.data.train_lr` has {len(lr_folders)} folders for {len(folders)} "
+            "of `config.data.train`."
         )
     return [
         open_source(folder, lr, config.pairs)

@@ -21,7 +21,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.losses import denoising_loss
 from tvt_jax.models.networks import Network, abstract_network, init_network
 from tvt_jax.models.vae import sample_posterior
-from tvt_jax.training.state import Stage, parameter_names
+from tvt_jax.training.stage import Stage, Tree, parameter_names
 from tvt_jax.weights.model_folder import (
     load_into,
     load_network,
@@ -38,14 +38,16 @@ from tvt_jax.weights.prompt_embeds import (
     save_prompt_embeds,
 )
 
-# Noise under which the preview looks at latents: enough to need more than their neighbourhood, and
-# little enough that pixels can be compared.
+# Noise level of the preview: enough that a pixel's neighbourhood does not suffice to remove it, and
+# little enough that images can be compared pixel by pixel.
 PREVIEW_TIMESTEP = 300
+EMBEDS_TOKENS = 8  # of each of the two embeddings
 
 
-def make_stage(config: DiffusionTrainConfig) -> Stage:
+def make_stage(config: DiffusionTrainConfig) -> tuple[Stage, dict[str, Tree], dict[str, Tree]]:
     """Builds the networks and the gradients of a run.
 
+    Returns: (stage, trained parameters, frozen parameters), host arrays keyed by network.
     Raises:
       UserError: a folder that the configuration names is incomplete, or VAE, UNet and crops do not
         fit each other.
@@ -59,7 +61,7 @@ def make_stage(config: DiffusionTrainConfig) -> Stage:
         unet = load_into(unet, Path(config.init_unet), keep=())
     embeds = _embeds(config)
     scheduler = SchedulerConfig()
-    forward = Forward(
+    objective = DenoisingObjective(
         degraded=config.degraded,
         noises=config.noises,
         alpha_bar=alphas_cumprod(scheduler),
@@ -77,53 +79,45 @@ def make_stage(config: DiffusionTrainConfig) -> Stage:
         save_prompt_embeds(folder, embeds)
         write_scheduler_config(folder, scheduler)
 
-    return Stage(
-        # To the host: the loop places them, and nothing else may keep them on a device.
-        params=jax.device_get({"unet": unet.params}),
-        frozen=jax.device_get(
-            {
-                "unet": {},  # all of it is trained
-                "vae": vae.params,
-                "text": {
-                    "prompt": embeds.prompt_embeds, "negative": embeds.negative_prompt_embeds,
-                },
-            }
-        ),
+    stage = Stage(
         optim={"unet": config.optim},
-        gradients=forward.gradients,
-        preview=forward.preview,
+        gradients=objective.gradients,
+        preview=objective.preview,
         exports=("unet",),
         export=export,
         result=Path("model"),
         trained={"unet": parameter_names(unet.params)},
         read={"vae.scaling_factor": vae.config.scaling_factor},
         inputs=("hr", "lr") if config.degraded else ("hr",),
-        without_lr=", or set --config.degraded=0",
-    )  # fmt: skip
+        without_lr=", or set `config.degraded=0`",
+    )
+    text = {"prompt": embeds.prompt_embeds, "negative": embeds.negative_prompt_embeds}
+    frozen = {"unet": {}, "vae": vae.params, "text": text}  # all of the UNet is trained
+    # To the host: the loop places them, and nothing else may keep them on a device.
+    return stage, jax.device_get({"unet": unet.params}), jax.device_get(frozen)
 
 
 def _embeds(config: DiffusionTrainConfig) -> PromptEmbeds:
     """The embeddings that the UNet to start from was trained with, if they are beside it, or new
     ones."""
-    tokens, width = config.embeds_tokens, config.unet.cross_attention_dim
+    width = config.unet.cross_attention_dim
     if config.init_unet:
         folder = network_folder(Path(config.init_unet), "unet").parent
         if has_prompt_embeds(folder):
             embeds = load_prompt_embeds(folder)
-            if embeds.prompt_embeds.shape != (1, tokens, width):
+            if embeds.prompt_embeds.shape[-1] != width:
                 raise UserError(
-                    f"the embeddings in {folder} are {list(embeds.prompt_embeds.shape)} and the "
-                    f"run's are {[1, tokens, width]}: give --config.embeds_tokens="
-                    f"{embeds.prompt_embeds.shape[1]}."
+                    f"the embeddings in {folder} are {embeds.prompt_embeds.shape[-1]} wide, the "
+                    f"UNet reads {width}."
                 )
             return embeds
-    return random_embeds(config.seed, tokens, width)
+    return random_embeds(config.seed, EMBEDS_TOKENS, width)
 
 
 def random_embeds(seed: int, tokens: int, width: int) -> PromptEmbeds:
-    """Two embeddings [1, tokens, width] of normal numbers, which mean what training makes of them.
+    """Two random embeddings [1, tokens, width], standard normal.
 
-    They are not trained: the UNet's projections of them are.
+    They are not trained; the UNet learns what they stand for through its projections of them.
     """
     draws = np.random.default_rng(seed).standard_normal((2, 1, tokens, width), np.float32)
     return PromptEmbeds(*draws)
@@ -134,15 +128,16 @@ def _check_fits(config: DiffusionTrainConfig, vae: Network) -> None:
     latent = vae.config.latent_channels
     if (config.unet.in_channels, config.unet.out_channels) != (latent, latent):
         raise UserError(
-            f"--config.vae={config.vae} has {latent} latent channels, the UNet reads "
+            f"`config.vae={config.vae}` has {latent} latent channels, the UNet reads "
             f"{config.unet.in_channels} and predicts {config.unet.out_channels}."
         )
     config.check_crops(vae.config.downsampling)
 
 
 @dataclasses.dataclass(frozen=True)
-class Forward:
-    """The pure functions of a run.
+class DenoisingObjective:
+    """What the UNet's training minimises: its networks' structure, and pure functions of
+    parameters.
 
     Attributes:
       degraded: share of the samples that are degraded.

@@ -2,14 +2,12 @@
 
 import collections
 import contextlib
-import dataclasses
 import hashlib
 import signal
 import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,10 +21,11 @@ from tvt_jax.files import atomic_file, atomic_folder
 from tvt_jax.parallel import make_mesh, put_batch, replicated, to_host
 from tvt_jax.training.metrics_log import MetricsLog, StepRecord
 from tvt_jax.training.program import check_batch, compile_step, device_bytes, make_stage, place
-from tvt_jax.training.state import Stage, TrainState, num_parameters
+from tvt_jax.training.stage import Stage, Tree, num_parameters
+from tvt_jax.training.step import TrainState
 from tvt_jax.training.validation import Validation
 
-_LISTED = 200  # names of trained parameters that are printed one by one
+_LISTED = 200  # names of trainable parameters that are printed one by one
 
 
 def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
@@ -47,24 +46,22 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     say = print if main and not quiet else lambda *_: None
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
-    stage = make_stage(config)
-    _tell_trained(stage, say)
+    stage, params, frozen = make_stage(config)
+    _tell_trained(stage, params, say)
     _make_workdir(workdir)
     with _StopSignal() as stop:
         with Checkpoints(workdir, config.checkpoint_every, config.keep_checkpoints) as checkpoints:
             start = checkpoints.latest or 0
-            settings = dataclasses.replace(
-                config.data, tokenizer=config.data.tokenizer or stage.tokenizer
-            )
-            data = batches(settings, config.seed, start, say)
+            data = batches(config.data, config.seed, start, say, tokenizer=stage.tokenizer)
             run = {
-                **_identity(config),
-                # The position in the data means the same only for the same pictures.
+                **config.identity(),
+                # The position in the data means the same only for the same images.
                 "pictures": data.fingerprint,
-                "frozen": _fingerprint(stage.frozen),
+                "frozen": _fingerprint(frozen),
                 **stage.read,
             }
-            state, frozen, stage = place(stage, config, mesh)
+            state, frozen = place(stage, params, frozen, config, mesh)
+            del params
             if start:
                 state = checkpoints.restore(abstract_like(state), run)
                 say(f"resumed at step {start}")
@@ -80,19 +77,26 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
         if done < config.steps:
             say(f"stopped at step {done}, saved; the same command resumes")
             return workdir
-        result = workdir / stage.result
-        kept = to_host(
-            [{n: t for n, t in tree.items() if n in stage.exports} for tree in (state.best, frozen)]
-        )
-        if main:
-            with atomic_folder(result, replace=True) as folder:
-                stage.export(*kept, folder)
-        say(f"wrote {result}")
-        return result
+        return _export(stage, state, frozen, workdir, say)
+
+
+def _export(
+    stage: Stage, state: TrainState, frozen: Tree, workdir: Path, say: Callable[[str], None]
+) -> Path:
+    """Writes the run's result; returns its folder."""
+    result = workdir / stage.result
+    kept = to_host(
+        [{n: t for n, t in tree.items() if n in stage.exports} for tree in (state.best, frozen)]
+    )
+    if jax.process_index() == 0:
+        with atomic_folder(result, replace=True) as folder:
+            stage.export(*kept, folder)
+    say(f"wrote {result}")
+    return result
 
 
 def _run_steps(
-    stage: Stage, config: TrainConfig, mesh: Mesh, state: TrainState, frozen, start: int, *,
+    stage: Stage, config: TrainConfig, mesh: Mesh, state: TrainState, frozen: Tree, start: int, *,
     data, log: MetricsLog, checkpoints: Checkpoints, run: dict, stop: "_StopSignal",
     say: Callable[[str], None],
 ) -> tuple[TrainState, int]:  # fmt: skip
@@ -112,7 +116,7 @@ def _run_steps(
                 _tell_memory((state, frozen), needed, say)
             state, metrics = step_fn(state, frozen, batch, key)
             done += 1  # at once: what fails from here on saves the new state under its own step
-            # The step before is read only now, while the device works on this one.
+            # The metrics of the previous step are fetched while the device computes this one.
             if pending is not None:
                 _read(log, pending, config, waited)
                 waited = 0.0
@@ -139,7 +143,7 @@ def _run_steps(
     return state, done
 
 
-def _tell_memory(held: Any, needed: int | None, say: Callable[[str], None]) -> None:
+def _tell_memory(held: Tree, needed: int | None, say: Callable[[str], None]) -> None:
     if needed is not None:
         say(
             f"memory of a device: {device_bytes(held) / 2**30:.2f} GiB of weights and optimizer, "
@@ -159,8 +163,8 @@ def _read(log: MetricsLog, record: StepRecord, config: TrainConfig, waited: floa
     if values["skipped_in_row"] >= config.max_skipped:
         raise UserError(
             f"{config.max_skipped} updates in a row were not finite, up to step {record.step}; "
-            "the checkpoints hold the last good weights. Lower --config.optim.learning_rate "
-            "(or set --config.dtype=float32) and start again in another --workdir."
+            "the checkpoints hold the last good weights. Lower `config.optim.learning_rate` "
+            "(or set `config.dtype=float32`) and start again in another `workdir`."
         )
 
 
@@ -170,7 +174,7 @@ def _inputs(batch: dict[str, np.ndarray], stage: Stage) -> dict[str, np.ndarray]
     if missing:
         raise UserError(
             "this run needs low resolution: set data.degradation in the configuration file, or "
-            "give real pairs with --config.data.train_lr or --config.data.pairs"
+            "give real pairs with `config.data.train_lr` or `config.data.pairs`"
             f"{stage.without_lr}."
         )
     return {name: batch[name] for name in stage.inputs}
@@ -179,7 +183,7 @@ def _inputs(batch: dict[str, np.ndarray], stage: Stage) -> dict[str, np.ndarray]
 def _make_workdir(workdir: Path) -> None:
     if "://" in str(workdir) or str(workdir).startswith("gs:"):
         raise UserError(
-            f"--workdir {workdir} must be a folder that all processes share: mount the bucket."
+            f"`workdir` {workdir} must be a folder that all processes share: mount the bucket."
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -187,17 +191,17 @@ def _make_workdir(workdir: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
+        raise UserError(f"`workdir` {workdir} cannot be written: {error.strerror}.") from error
 
 
 def _trained_names(stage: Stage) -> list[str]:
     return [f"{network}.{name}" for network, names in stage.trained.items() for name in names]
 
 
-def _tell_trained(stage: Stage, say: Callable[[str], None]) -> None:
-    for network, tree in stage.params.items():
+def _tell_trained(stage: Stage, params: dict[str, Tree], say: Callable[[str], None]) -> None:
+    for network, tree in params.items():
         say(
-            f"{network}: {num_parameters(tree):,} trained numbers in "
+            f"{network}: {num_parameters(tree):,} trainable parameters in "
             f"{len(stage.trained[network])} arrays"
         )
     names = _trained_names(stage)
@@ -221,35 +225,7 @@ def _write_trained(path: Path, stage: Stage) -> None:
         temporary.write_text("\n".join([*_trained_names(stage), ""]), encoding="utf-8")
 
 
-# May differ between the sittings of one run without changing what it computes: how often, where
-# and how fast. What the paths of weights lead to is compared by content.
-_FREE_TO_CHANGE = (
-    "steps", "log_every", "checkpoint_every", "keep_checkpoints", "max_skipped", "mesh", "remat",
-    "required", "validation", "data.threads", "data.workers", "data.prefetch", "data.max_failed",
-    "data.tokenizer", "adapters", "loss.patches_at_once",
-)  # fmt: skip
-
-
-def _identity(config: TrainConfig) -> dict:
-    """The settings that a resumed run must share, as JSON values by dotted name."""
-    flat, free = {}, {*_FREE_TO_CHANGE, *config.PATHS}
-
-    def add(prefix, values):
-        for name, value in values.items():
-            if prefix + name in free:
-                continue
-            if isinstance(value, dict):
-                add(f"{prefix}{name}.", value)
-            else:
-                flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-
-    add("", dataclasses.asdict(config))
-    if "cosine" in flat.values():  # the learning rate follows the length of the run
-        flat["steps"] = config.steps
-    return flat
-
-
-def _fingerprint(tree: Any) -> str:
+def _fingerprint(tree: Tree) -> str:
     """SHA-256 of the arrays of a tree."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):

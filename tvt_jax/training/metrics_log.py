@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard and the progress bar."""
+"""The metrics of a run: in `metrics.jsonl`, in TensorBoard and on the progress bar."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ class StepRecord:
 
 
 class MetricsLog:
-    """Writes scalars and pictures by step.
+    """Writes scalars and images by step.
 
     Args:
       workdir: folder of the run.
@@ -93,7 +93,7 @@ class MetricsLog:
           waited: seconds since the step before in which there was no batch to go on with.
         """
         now = time.perf_counter()
-        if self._clock is not None:  # the first step has no beginning that could be told
+        if self._clock is not None:  # the first step's time is mostly compilation
             self._seconds += now - self._clock
             self._waited += waited
             self._images += images
@@ -118,14 +118,14 @@ class MetricsLog:
         self._write(step, {**metrics, **speed})
 
     def write_validation(
-        self, step: int, metrics: dict[str, float], pictures: list[np.ndarray]
+        self, step: int, metrics: dict[str, float], images: list[np.ndarray]
     ) -> None:
-        """Records averages over the validation photographs, and some pictures [H, W, 3] uint8."""
+        """Records averages over the validation photographs, and some images [H, W, 3] uint8."""
         self._write(step, {f"validation/{name}": value for name, value in metrics.items()})
         if self._board is not None:
             with self._writing():
-                for number, picture in enumerate(pictures):
-                    self._board.write_picture(f"validation/{number}", picture, step)
+                for number, image in enumerate(images):
+                    self._board.write_image(f"validation/{number}", image, step)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self._file is None:
@@ -150,10 +150,10 @@ class MetricsLog:
 
 
 class _Board:
-    """A TensorBoard event file, written at once.
+    """A TensorBoard event file, written without a thread.
 
-    tensorboardX's own `SummaryWriter` hands events to a thread, which dies when the disk is full,
-    and then waits for it for ever.
+    tensorboardX's `SummaryWriter` hands events to a thread. When the disk is full that thread dies
+    and closing the writer blocks for ever; here the error is raised where it happens.
     """
 
     def __init__(self, folder: Path, start: int):
@@ -162,7 +162,7 @@ class _Board:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
-        # TensorBoard then forgets what a run that died had written after this step.
+        # Makes TensorBoard drop what a run that died had written after this step.
         restart = SessionLog(status=SessionLog.START)
         self._writer.write_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
 
@@ -173,10 +173,10 @@ class _Board:
             self._write(scalar(name, value), step)
         self._writer.flush()
 
-    def write_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        from tensorboardX.summary import image
+    def write_image(self, name: str, image: np.ndarray, step: int) -> None:
+        from tensorboardX import summary
 
-        self._write(image(name, picture, dataformats="HWC"), step)
+        self._write(summary.image(name, image, dataformats="HWC"), step)
         self._writer.flush()
 
     def close(self) -> None:

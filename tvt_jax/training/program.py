@@ -1,34 +1,38 @@
 """A run as a compiled program: its stage, its arguments on the devices, its step."""
 
-import dataclasses
-import importlib
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from tvt_jax.config import TrainConfig
+from tvt_jax.config import (
+    DiffusionTrainConfig,
+    RestorationTrainConfig,
+    TrainConfig,
+    VAETrainConfig,
+)
 from tvt_jax.errors import UserError
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.parallel import put_state, replicated, state_shardings
-from tvt_jax.training.state import Stage, TrainState, init_state
-from tvt_jax.training.step import make_step
+from tvt_jax.training import diffusion, restoration, vae
+from tvt_jax.training.stage import Stage, Tree
+from tvt_jax.training.step import TrainState, init_state, make_step
 
-# Configuration class -> the module that makes its stage.
-_STAGES = {
-    "DiffusionTrainConfig": "tvt_jax.training.diffusion",
-    "RestorationTrainConfig": "tvt_jax.training.restoration",
-    "VAETrainConfig": "tvt_jax.training.vae",
+_MAKE_STAGE = {
+    DiffusionTrainConfig: diffusion.make_stage,
+    RestorationTrainConfig: restoration.make_stage,
+    VAETrainConfig: vae.make_stage,
 }
 
 
-def make_stage(config: TrainConfig) -> Stage:
+def make_stage(config: TrainConfig) -> tuple[Stage, dict[str, Tree], dict[str, Tree]]:
     """Builds the networks and the gradients of a run.
 
+    Returns: (stage, trained parameters at step 0, frozen parameters); host arrays.
     Raises:
       UserError: see `make_stage` of the stage's module.
     """
-    return importlib.import_module(_STAGES[type(config).__name__]).make_stage(config)
+    return _MAKE_STAGE[type(config)](config)
 
 
 def check_batch(config: TrainConfig, mesh: Mesh) -> None:
@@ -36,30 +40,30 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
     parts = mesh.size * config.accumulate
     if config.data.batch_size % parts:
         raise UserError(
-            f"--config.data.batch_size={config.data.batch_size} is not a multiple of "
-            f"{mesh.size} devices x --config.accumulate={config.accumulate}."
+            f"`config.data.batch_size={config.data.batch_size}` is not a multiple of "
+            f"{mesh.size} devices x `config.accumulate={config.accumulate}`."
         )
 
 
-def place(stage: Stage, config: TrainConfig, mesh: Mesh) -> tuple[TrainState, Any, Stage]:
-    """Puts the state before the first step onto the devices.
+def place(
+    stage: Stage, params: Tree, frozen: Tree, config: TrainConfig, mesh: Mesh
+) -> tuple[TrainState, Tree]:
+    """Puts everything that a step reads and writes onto the devices.
 
     Args:
-      stage: with its parameters, host arrays.
+      stage, params, frozen: what `make_stage` returned.
       config: of the run.
       mesh: of the devices.
 
-    Returns: (state, frozen parameters, the stage without its own copies of either).
+    Returns: (state before the first step, frozen parameters).
     """
 
     def init(params):
-        return init_state(dataclasses.replace(stage, params=params), config)
+        return init_state(stage, params, config)
 
-    shapes = jax.eval_shape(init, stage.params)
-    shardings = state_shardings(shapes, mesh)
-    state = jax.jit(init, out_shardings=shardings)(put_state(stage.params, shardings.params))
-    frozen = put_state(stage.frozen, state_shardings(stage.frozen, mesh))
-    return state, frozen, dataclasses.replace(stage, params=shapes.params, frozen=None)
+    shardings = state_shardings(jax.eval_shape(init, params), mesh)
+    state = jax.jit(init, out_shardings=shardings)(put_state(params, shardings.params))
+    return state, put_state(frozen, state_shardings(frozen, mesh))
 
 
 def compile_step(
@@ -93,7 +97,7 @@ def device_bytes(tree: Any) -> int:
 
 def _less_memory(config: TrainConfig) -> str:
     """What makes a training step smaller and is not done yet."""
-    ways = ["lower --config.data.batch_size", "raise --config.accumulate or --config.mesh.fsdp"]
+    ways = ["lower `config.data.batch_size`", "raise `config.accumulate` or `config.mesh.fsdp`"]
     if not config.remat:
-        ways.append("set --config.remat=true")
+        ways.append("set `config.remat=true`")
     return ", or ".join(ways)

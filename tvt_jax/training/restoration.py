@@ -34,7 +34,7 @@ from tvt_jax.training.restoration_networks import (
     vae_lora,
     with_vae_adapters,
 )
-from tvt_jax.training.state import Stage
+from tvt_jax.training.stage import Stage, Tree
 from tvt_jax.weights.adapters import split_trained_params
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
@@ -46,9 +46,11 @@ from tvt_jax.weights.model_folder import (
 )
 
 
-def make_stage(config: RestorationTrainConfig) -> Stage:
+def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], dict[str, Tree]]:
     """Builds the networks and the gradients of a run.
 
+    Returns: (stage, trained parameters, frozen parameters), host arrays; see
+      `RestorationObjective.gradients` for their keys.
     Raises:
       UserError: a folder that the configuration names is incomplete or does not fit the others,
         weights are missing, or `config.trained` names parts that the UNet does not have.
@@ -62,43 +64,34 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
     vae_graph, vae_adapters, vae_params, vae_names = with_vae_adapters(vae, config)
     base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
     _check(config, base, vae, text.width, scheduler.num_train_timesteps)
-    generator = make_generator(base, sd / "unet", vae.config.latent_channels, config)
-
-    forward = Forward(
+    generator, trained, own = make_generator(base, sd / "unet", vae.config.latent_channels, config)
+    params = {"generator": {"unet": trained, "vae": vae_adapters}}
+    negative = text.embed_negative(config.loss.negative_prompt)
+    embeddings = {"prompts": text.params, "negative": negative}
+    frozen = {"sd": base.params, "unet": own, "vae": vae_params, "text": embeddings}
+    names = {"generator": generator.names + vae_names}
+    optim = {"generator": config.optim}
+    critic = lpips = None
+    if config.loss.vsd:
+        critic, params["critic"], critic_names = make_critic(base, config)
+        names["critic"] = tuple(f"unet.{name}" for name in critic_names)
+        optim["critic"] = config.critic_optim
+    if config.loss.lpips:
+        network = load_lpips("vgg16", config.lpips_folder, jnp.float32, remat=config.remat)
+        lpips, frozen["lpips"] = network.graph, network.params
+    objective = RestorationObjective(
         config=config,
         alpha_bar=alphas_cumprod(scheduler),
         scaling=vae.config.scaling_factor,
         encode_text=text.encode,
         vae=vae_graph,
-        unet=generator.graph,
+        generator=generator.graph,
         shared=generator.shared,
+        teacher=base.graph,
+        critic=critic,
+        to_teacher=_to_teacher(base.config.in_channels, vae.config.latent_channels),
+        lpips=lpips,
     )
-    params = {"generator": {"unet": generator.trained, "vae": vae_adapters}}
-    embeddings = {
-        "prompts": text.params, "negative": text.embed_negative(config.loss.negative_prompt),
-    }  # fmt: skip
-    frozen = {
-        "sd": base.params, "unet": generator.own, "vae": vae_params, "text": embeddings,
-    }  # fmt: skip
-    names = {"generator": generator.names + vae_names}
-    optim = {"generator": config.optim}
-    if config.loss.vsd:
-        critic_graph, params["critic"], critic_names = make_critic(base, config)
-        channels = (base.config.in_channels, vae.config.latent_channels)
-        forward = dataclasses.replace(
-            forward,
-            teacher=base.graph,
-            critic=critic_graph,
-            to_teacher=inverse_interpolation(*channels) if channels[0] != channels[1] else None,
-        )
-        names["critic"] = tuple(f"unet.{name}" for name in critic_names)
-        optim["critic"] = config.critic_optim
-    if config.loss.lpips:
-        lpips = load_lpips("vgg16", config.lpips_folder, jnp.float32, remat=config.remat)
-        frozen["lpips"] = lpips.params
-        forward = dataclasses.replace(forward, lpips=lpips.graph)
-
-    made = dataclasses.replace(generator, trained=None, own=None)  # not the weights
 
     def export(params, frozen, folder: Path) -> None:
         """Writes a model folder that `infer` takes at once.
@@ -106,23 +99,21 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
         Frozen weights come from the files that they were read from, with all their digits.
         """
         del frozen
-        unet = made.trained_tensors(params["generator"]["unet"])
+        unet = generator.trained_tensors(params["generator"]["unet"])
         vae_config, vae_tensors = open_network(vae_folder, "vae")
         _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, vae_lora(config))
         write_trained_model(
             folder,
             sd,
-            (made.config, *unet),
+            (generator.config, *unet),
             (vae_config, vae_tensors, vae_adapters),
             merge=not config.adapters,
         )
 
-    return Stage(
-        params=jax.device_get(params),
-        frozen=jax.device_get(frozen),
+    stage = Stage(
         optim=optim,
-        gradients=forward.gradients,
-        preview=forward.preview,
+        gradients=objective.gradients,
+        preview=objective.preview,
         exports=("generator",),
         export=export,
         result=Path("model"),
@@ -131,11 +122,18 @@ def make_stage(config: RestorationTrainConfig) -> Stage:
             "vae.scaling_factor": vae.config.scaling_factor,
             **{f"scheduler.{name}": value for name, value in dataclasses.asdict(scheduler).items()},
         },
-        notes=(generator.shares(base),),
+        notes=(generator.shares(base, own),),
         inputs=("hr", "lr", *(("tokens",) if text.takes_prompts else ())),
         preview_of="lr",
         tokenizer=str(text.tokenizer or ""),
     )
+    # To the host: the loop places them, and nothing else may keep them on a device.
+    return stage, jax.device_get(params), jax.device_get(frozen)
+
+
+def _to_teacher(teacher: int, generator: int) -> np.ndarray | None:
+    """Matrix [teacher's channels, generator's] between their latents; None where they are alike."""
+    return None if teacher == generator else inverse_interpolation(teacher, generator)
 
 
 def _check(
@@ -144,15 +142,15 @@ def _check(
     """Networks and settings must fit each other; raises UserError."""
     if text_width != base.config.cross_attention_dim:
         raise UserError(
-            f"the text embedding in --config.sd={config.sd} is {text_width} wide, its UNet wants "
+            f"the text embedding in `config.sd={config.sd}` is {text_width} wide, its UNet wants "
             f"{base.config.cross_attention_dim}."
         )
     has, reads = vae.config.latent_channels, base.config.in_channels
     if has != reads and not (config.interpolated_latents and has > reads):
         raise UserError(
-            f"the VAE in --config.vae={config.vae} has {has} latent channels, the UNet in "
-            f"--config.sd={config.sd} reads {reads}. If the VAE's were made by interpolation along "
-            "the channels (ablation S3), set --config.interpolated_latents=true."
+            f"the VAE in `config.vae={config.vae}` has {has} latent channels, the UNet in "
+            f"`config.sd={config.sd}` reads {reads}. If the VAE's were made by interpolation along "
+            "the channels (ablation S3), set `config.interpolated_latents=true`."
         )
     factor = vae.config.downsampling
     config.check_crops(factor)
@@ -161,30 +159,30 @@ def _check(
     side = config.data.crop // factor
     if side % config.loss.patch:
         raise UserError(
-            f"--config.data.crop={config.data.crop} gives latents of {side} px, which patches of "
-            f"--config.loss.patch={config.loss.patch} do not tile."
+            f"`config.data.crop={config.data.crop}` gives latents of {side} px, which patches of "
+            f"`config.loss.patch={config.loss.patch}` do not tile."
         )
     patches = config.data.batch_size // config.accumulate * (side // config.loss.patch) ** 2
     if config.loss.patches_at_once and patches % min(config.loss.patches_at_once, patches):
         raise UserError(
-            f"--config.loss.patches_at_once={config.loss.patches_at_once} does not divide the "
+            f"`config.loss.patches_at_once={config.loss.patches_at_once}` does not divide the "
             f"{patches} patches of a batch."
         )
     if config.loss.patches_at_once % jax.device_count():
         raise UserError(
-            f"--config.loss.patches_at_once={config.loss.patches_at_once} is not a multiple of the "
+            f"`config.loss.patches_at_once={config.loss.patches_at_once}` is not a multiple of the "
             f"{jax.device_count()} devices."
         )
     if config.loss.max_timestep > timesteps:
         raise UserError(
-            f"--config.loss.max_timestep={config.loss.max_timestep} is beyond the {timesteps} "
+            f"`config.loss.max_timestep={config.loss.max_timestep}` is beyond the {timesteps} "
             "timesteps of the schedule."
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Forward:
-    """The pure functions of a run: what its networks compute, and the gradients of its losses.
+class RestorationObjective:
+    """What stage 3 minimises: its networks' structure, and pure functions of parameters.
 
     Attributes:
       config: of the run.
@@ -192,11 +190,12 @@ class Forward:
       scaling: factor on latents.
       encode_text: `encode` of the run's `Text`.
       vae: graph for `nnx.merge(vae, adapters, weights)`.
-      unet: likewise of the generator's UNet.
+      generator: likewise of the generator's UNet.
       shared: path of a frozen weight of the generator -> its path in Stable Diffusion's UNet.
-      teacher, critic: graphs of the judges; None without VSD.
+      teacher: graph of Stable Diffusion's UNet.
+      critic: graph of the same with adapters; None without VSD.
       to_teacher: [teacher's channels, the generator's] where they differ.
-      lpips: graph of the perceptual loss's network.
+      lpips: graph of the perceptual loss's network; None without that loss.
     """
 
     config: RestorationTrainConfig
@@ -204,12 +203,12 @@ class Forward:
     scaling: float
     encode_text: Callable
     vae: nnx.GraphDef
-    unet: nnx.GraphDef
+    generator: nnx.GraphDef
     shared: Mapping[tuple, tuple]
-    teacher: nnx.GraphDef | None = None
-    critic: nnx.GraphDef | None = None
-    to_teacher: np.ndarray | None = None
-    lpips: nnx.GraphDef | None = None
+    teacher: nnx.GraphDef
+    critic: nnx.GraphDef | None
+    to_teacher: np.ndarray | None
+    lpips: nnx.GraphDef | None
 
     def gradients(self, params, frozen, batch, key, step):
         """Gradients of the generator and, with VSD, of the critic.
@@ -253,23 +252,6 @@ class Forward:
         context, _ = self._embed(frozen["text"], batch)
         return self._restore(params["generator"], frozen, batch["lr"], context, None)[0]
 
-    def unet_params(self, frozen):
-        """The generator's frozen weights: its own, and those of Stable Diffusion's UNet."""
-        sd = dict(nnx.to_flat_state(frozen["sd"]))
-        flat = dict(nnx.to_flat_state(frozen["unet"]))
-        flat |= {path: sd[origin] for path, origin in self.shared.items()}
-        return nnx.as_pure(nnx.from_flat_state(flat))
-
-    # The judges have their weights from methods of their own, so that `bench memory` can give each
-    # network a copy, for comparison.
-    def teacher_params(self, frozen):
-        """The teacher's weights."""
-        return frozen["sd"]
-
-    def critic_params(self, frozen):
-        """The critic's frozen weights."""
-        return frozen["sd"]
-
     def _embed(self, text, batch):
         """(prompts [B, N, C], negative prompt [1, N, C])."""
         prompts = self.encode_text(text["prompts"], batch.get("tokens"))
@@ -279,7 +261,13 @@ class Forward:
     def _restore(self, generator, frozen, lr, context, key):
         """(image [B, H, W, 3] in [-1, 1], clean latent [B, h, w, C], scaled)."""
         vae = nnx.merge(self.vae, generator["vae"], frozen["vae"])
-        unet = nnx.merge(self.unet, generator["unet"], self.unet_params(frozen))
+        # Its frozen weights are its own, and those of Stable Diffusion's UNet.
+        sd = dict(nnx.to_flat_state(frozen["sd"]))
+        weights = dict(nnx.to_flat_state(frozen["unet"]))
+        weights |= {path: sd[origin] for path, origin in self.shared.items()}
+        unet = nnx.merge(
+            self.generator, generator["unet"], nnx.as_pure(nnx.from_flat_state(weights))
+        )
         image, latent = restore(
             vae, unet, lr, context,
             scaling_factor=self.scaling,
@@ -311,8 +299,8 @@ class Forward:
         """
         patches = jax.lax.stop_gradient(patches)
         loss = self.config.loss
-        critic = nnx.merge(self.critic, jax.lax.stop_gradient(adapters), self.critic_params(frozen))
-        teacher = nnx.merge(self.teacher, self.teacher_params(frozen))
+        critic = nnx.merge(self.critic, jax.lax.stop_gradient(adapters), frozen["sd"])
+        teacher = nnx.merge(self.teacher, frozen["sd"])
         noisy, _, timesteps = self._noised(patches, key, loss.min_timestep, loss.max_timestep)
         prompts = jnp.repeat(context, patches.shape[0] // context.shape[0], axis=0)
 
@@ -331,7 +319,7 @@ class Forward:
 
     def _critic_loss(self, adapters, frozen, patches, context, key):
         """Mean squared error of the noise that the critic predicts in what the generator made."""
-        critic = nnx.merge(self.critic, adapters, self.critic_params(frozen))
+        critic = nnx.merge(self.critic, adapters, frozen["sd"])
         noisy, noise, timesteps = self._noised(
             jax.lax.stop_gradient(patches), key, 0, len(self.alpha_bar)
         )

@@ -17,7 +17,7 @@ from tvt_jax.conversion.generator import open_generator, shared_with_sd
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
 from tvt_jax.models.networks import Network, abstract_network
-from tvt_jax.training.state import num_parameters, split_trained
+from tvt_jax.training.stage import Tree, num_parameters, split_trained
 from tvt_jax.weights.adapters import Adapters, split_trained_params
 from tvt_jax.weights.model_folder import open_network
 from tvt_jax.weights.names import check_names_and_shapes, torch_tensors
@@ -26,13 +26,12 @@ from tvt_jax.weights.tensor_files import Tensors
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
-    """The generator's UNet with its adapters, split by who owns its weights.
+    """The generator's UNet with its adapters: what is known about it. Its weights are apart.
 
     Attributes:
-      config, graph: for `nnx.merge(graph, trained, the rest)`.
-      trained: float32: adapters, and the parts that are trained in full.
-      own: frozen weights that Stable Diffusion's UNet does not have.
-      shared: path of every other frozen weight -> its path in Stable Diffusion's UNet.
+      config: of the UNet.
+      graph: for `nnx.merge(graph, trained, frozen)`.
+      shared: path of every frozen weight that is Stable Diffusion's -> its path in that UNet.
       names: of the trained parameters.
       tensors: its state dict before training.
       lora: of its adapters.
@@ -40,24 +39,22 @@ class Generator:
 
     config: UNetConfig
     graph: nnx.GraphDef
-    trained: Any
-    own: Any
     shared: Mapping[tuple, tuple]
     names: tuple[str, ...]
     tensors: Tensors
     lora: LoRAConfig
 
-    def shares(self, base: Network) -> str:
-        """How much of the frozen weights is Stable Diffusion's, in words."""
-        whole, own = num_parameters(base.params), num_parameters(self.own)
+    def shares(self, base: Network, own: Tree) -> str:
+        """How much of the frozen weights is Stable Diffusion's, in words; `own` are the others."""
+        whole, own = num_parameters(base.params), num_parameters(own)
         flat = dict(nnx.to_flat_state(base.params))
         read = sum(flat[path].size for path in self.shared.values())
-        text = f"generator: {read:,} frozen numbers are those of --config.sd and held once"
+        text = f"generator: {read:,} frozen parameters are shared with Stable Diffusion's UNet"
         if own:
             text += f"; {own:,} differ from them and are held besides, {own / whole:.0%} of a UNet"
         return f"{text}."
 
-    def trained_tensors(self, trained: Any) -> tuple[Tensors, Adapters]:
+    def trained_tensors(self, trained: Tree) -> tuple[Tensors, Adapters]:
         """Its state dict with what was trained in full, and its adapters."""
         table = torch_tensors(abstract_network("unet", self.config))
         full, adapters = split_trained_params(trained, table, self.lora)
@@ -66,7 +63,7 @@ class Generator:
 
 def make_generator(
     base: Network, folder: Path, latent_channels: int, config: RestorationTrainConfig
-) -> Generator:
+) -> tuple[Generator, Tree, Tree]:
     """Makes the generator's UNet from Stable Diffusion's, or reads it from `config.unet`.
 
     Args:
@@ -74,6 +71,8 @@ def make_generator(
       latent_channels: of the VAE.
       config: of the run.
 
+    Returns: (the generator; its trained parameters, float32: adapters, and the parts that are
+      trained in full; frozen weights that Stable Diffusion's UNet does not have).
     Raises:
       UserError: `config.unet` does not fit, or `config.trained` names parts that it does not have.
     """
@@ -104,24 +103,18 @@ def make_generator(
     def read(path: tuple, dtype: Any) -> np.ndarray:
         return np.asarray(table[path].to_flax(tensors[table[path].name]), dtype)
 
-    def state(flat: dict) -> Any:
+    def state(flat: dict) -> Tree:
         return nnx.as_pure(nnx.from_flat_state(flat))
 
-    return Generator(
-        settings,
-        graph,
-        # Adapters have their values already.
-        state({p: read(p, np.float32) if p in table else x
-               for p, x in nnx.to_flat_state(trained)}),
-        state({p: read(p, base.dtype) for p, _ in nnx.to_flat_state(frozen) if p not in shared}),
-        shared,
-        tuple(f"unet.{name}" for name in names),
-        tensors,
-        lora,
-    )  # fmt: skip
+    # Adapters have their values already.
+    values = {p: read(p, np.float32) if p in table else x for p, x in nnx.to_flat_state(trained)}
+    own = {p: read(p, base.dtype) for p, _ in nnx.to_flat_state(frozen) if p not in shared}
+    names = tuple(f"unet.{name}" for name in names)
+    generator = Generator(settings, graph, shared, names, tensors, lora)
+    return generator, state(values), state(own)
 
 
-def make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.GraphDef, Any, tuple]:
+def make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.GraphDef, Tree, tuple]:
     """Gives Stable Diffusion's UNet the critic's adapters.
 
     Returns: (graph for `nnx.merge(graph, adapters, Stable Diffusion's weights)`, adapters, names).

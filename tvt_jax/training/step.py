@@ -13,9 +13,83 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from tvt_jax.config import TrainConfig
+from tvt_jax.config import OptimConfig, TrainConfig
 from tvt_jax.parallel import gathered
-from tvt_jax.training.state import Stage, TrainState, learning_rate, make_optimizer
+from tvt_jax.training.stage import Stage, Tree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a checkpoint must hold. Trees are keyed by trained network.
+
+    Attributes:
+      step: int32 scalar, steps done, skipped ones included.
+      params: trained parameters, float32.
+      opt_state: of the optimizer of each network.
+      ema: moving average of the parameters of the networks that are exported, or an empty dict.
+      skipped: int32 scalar, updates that were not finite, from the start.
+      skipped_in_row: int32 scalar, the same since the last good update.
+    """
+
+    step: jax.Array
+    params: dict[str, Tree]
+    opt_state: dict[str, Tree]
+    ema: dict[str, Tree]
+    skipped: jax.Array
+    skipped_in_row: jax.Array
+
+    @property
+    def best(self) -> dict[str, Tree]:
+        """The parameters, with the average in place of those that have one."""
+        return {**self.params, **self.ema}
+
+
+def init_state(stage: Stage, params: dict[str, Tree], config: TrainConfig) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      stage: of the run.
+      params: its trained parameters at step 0.
+      config: of the run: its length, for the learning rate, and whether it keeps an average.
+    """
+    averaged = stage.exports if config.ema_decay else ()
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state={
+            name: make_optimizer(optim, config.steps).init(params[name])
+            for name, optim in stage.optim.items()
+        },
+        ema={name: jax.tree.map(jnp.array, params[name]) for name in averaged},
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Linear from 0 over the warm-up, then constant or a cosine to 0 at `steps`."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
+    if not warmup:  # optax's would stay at 0
+        return optax.constant_schedule(peak)
+    return optax.warmup_constant_schedule(0.0, peak, warmup)
+
+
+def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up, clipping and decay as configured, for a run of `steps`."""
+    transforms = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    transforms.append(
+        optax.adamw(
+            learning_rate(config, steps),
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+        )
+    )
+    return optax.chain(*transforms)
 
 
 def make_step(

@@ -12,9 +12,9 @@ Source: paper section 3.2; latent diffusion's `LPIPSWithDiscriminator`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ from tvt_jax.losses import (
 )
 from tvt_jax.models.networks import Network, abstract_network, init_network
 from tvt_jax.models.vae import sample_posterior
-from tvt_jax.training.state import Stage, parameter_names, split_trained
+from tvt_jax.restoration import reconstruct
+from tvt_jax.training.stage import Stage, Tree, parameter_names, split_trained
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
     load_into,
@@ -42,9 +43,10 @@ from tvt_jax.weights.model_folder import (
 from tvt_jax.weights.names import params_to_torch
 
 
-def make_stage(config: VAETrainConfig) -> Stage:
+def make_stage(config: VAETrainConfig) -> tuple[Stage, dict[str, Tree], dict[str, Tree]]:
     """Builds the networks and the gradients of a run.
 
+    Returns: (stage, trained parameters, frozen parameters), host arrays keyed by network.
     Raises:
       UserError: a folder that the configuration names is not a VAE of the configured architecture,
         weights are missing, or `config.trained` names parts that the VAE does not have.
@@ -57,21 +59,21 @@ def make_stage(config: VAETrainConfig) -> Stage:
     model = abstract_network("vae", config.vae, dtype=dtype, remat=config.remat)
     params, frozen = {"vae": trained}, {"vae": frozen_vae}
     optim, trained_names = {"vae": config.optim}, {"vae": names}
-    forward = Forward(config, graph, nnx.graphdef(model.decoder.conv_out))
+    encode_teacher = lpips = discriminator = None
     if config.teacher:
         teacher = load_network(network_folder(Path(config.teacher), "vae"), "vae", dtype, dtype)
-        encode, frozen["teacher"] = _teacher_encoder(teacher, config)
-        forward = dataclasses.replace(forward, encode_teacher=encode)
+        encode_teacher, frozen["teacher"] = _teacher_encoder(teacher, config)
     if config.loss.lpips:
-        lpips = load_lpips("vgg16", config.lpips_folder, dtype, remat=config.remat)
-        frozen["lpips"] = lpips.params
-        forward = dataclasses.replace(forward, lpips=lpips.graph)
+        network = load_lpips("vgg16", config.lpips_folder, dtype, remat=config.remat)
+        lpips, frozen["lpips"] = network.graph, network.params
     if config.loss.gan:
-        judge = init_network("discriminator", config.discriminator, config.seed + 1, dtype=dtype)
-        params["discriminator"] = judge.params
+        network = init_network("discriminator", config.discriminator, config.seed + 1, dtype=dtype)
+        discriminator, params["discriminator"] = network.graph, network.params
         optim["discriminator"] = config.discriminator_optim
-        trained_names["discriminator"] = parameter_names(judge.params)
-        forward = dataclasses.replace(forward, discriminator=judge.graph)
+        trained_names["discriminator"] = parameter_names(network.params)
+    objective = VAEObjective(
+        config, graph, nnx.graphdef(model.decoder.conv_out), encode_teacher, lpips, discriminator
+    )
 
     def export(params, frozen, folder: Path) -> None:
         """Writes the whole VAE as a diffusers folder, with the encoder that it started with where
@@ -79,21 +81,20 @@ def make_stage(config: VAETrainConfig) -> Stage:
         whole = nnx.as_pure(nnx.state(nnx.merge(graph, params["vae"], frozen["vae"])))
         save_network(folder, "vae", config.vae, params_to_torch(model, whole), "float32")
 
-    return Stage(
-        # To the host: the loop places them, and nothing else may keep them on a device.
-        params=jax.device_get(params),
-        frozen=jax.device_get(frozen),
+    stage = Stage(
         optim=optim,
-        gradients=forward.gradients,
-        preview=forward.preview,
+        gradients=objective.gradients,
+        preview=objective.preview,
         exports=("vae",),
         export=export,
         result=Path("model") / "vae",
         trained=trained_names,
     )
+    # To the host: the loop places them, and nothing else may keep them on a device.
+    return stage, jax.device_get(params), jax.device_get(frozen)
 
 
-def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable, Any]:
+def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable, Tree]:
     """The teacher as (function (params, image) -> mean, log-variance, features; its parameters).
 
     A teacher that compresses more than the VAE reads the enlarged image, so that its latent has the
@@ -102,7 +103,7 @@ def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable
     ratio, left = divmod(teacher.config.downsampling, config.vae.downsampling)
     if left or ratio < 1:
         raise UserError(
-            f"--config.teacher compresses {teacher.config.downsampling} times and the VAE "
+            f"`config.teacher` compresses {teacher.config.downsampling} times and the VAE "
             f"{config.vae.downsampling} times: the teacher must compress a whole multiple."
         )
     module, channels = teacher(teacher.params), config.vae.latent_channels
@@ -125,24 +126,25 @@ def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable
 
 
 @dataclasses.dataclass(frozen=True)
-class Forward:
-    """The pure functions of a run: what its networks compute, and the gradients of its loss.
+class VAEObjective:
+    """What a VAE's training minimises: its networks' structure, and pure functions of parameters.
 
     Attributes:
       config: of the run.
       graph: of the VAE, for `nnx.merge(graph, trained, frozen)`.
       last_graph: of its last convolution.
-      encode_teacher: function (params, image [B, H, W, 3]) -> (mean, log-variance, features).
-      lpips: of the perceptual loss's network.
-      discriminator: of the adversarial loss's network.
+      encode_teacher: function (params, image [B, H, W, 3]) -> (mean, log-variance, features); None
+        without a teacher.
+      lpips: graph of the perceptual loss's network; None without that loss.
+      discriminator: graph of the adversarial loss's network; None without that loss.
     """
 
     config: VAETrainConfig
     graph: nnx.GraphDef
     last_graph: nnx.GraphDef
-    encode_teacher: Callable | None = None
-    lpips: nnx.GraphDef | None = None
-    discriminator: nnx.GraphDef | None = None
+    encode_teacher: Callable | None
+    lpips: nnx.GraphDef | None
+    discriminator: nnx.GraphDef | None
 
     def gradients(self, params, frozen, batch, key, step):
         """Gradients of the VAE and, with a GAN, of the discriminator.
@@ -180,19 +182,19 @@ class Forward:
     def preview(self, params, frozen, batch):
         """Reconstructs images [B, H, W, 3] from the mean of their latents."""
         vae = nnx.merge(self.graph, params["vae"], frozen["vae"])
-        mean, _, skips = self._encode(vae, frozen, batch["hr"])
-        return vae.decode(mean, skips)
+        return reconstruct(vae, batch["hr"], self._encoder(vae, frozen))
 
-    def _encode(self, vae, frozen, image):
+    def _encoder(self, vae, frozen):
+        """Function image -> (mean, log-variance, features) of the latents that are decoded."""
         if self.config.latents == "teacher":
-            return self.encode_teacher(frozen["teacher"], image)
-        return vae.encode(image)
+            return functools.partial(self.encode_teacher, frozen["teacher"])
+        return vae.encode
 
     def _features(self, trained, frozen, image, key):
         """((features [B, H, W, C] before the last convolution, it, loss of the latents), parts)."""
         loss, parts, total = self.config.loss, {}, jnp.float32(0.0)
         vae = nnx.merge(self.graph, trained, frozen["vae"])
-        mean, logvar, skips = self._encode(vae, frozen, image)
+        mean, logvar, skips = self._encoder(vae, frozen)(image)
         features = vae.decode_features(sample_posterior(mean, logvar, key), skips)
         if loss.kl:
             kl, parts = kl_loss(mean, logvar, image[0].size)

@@ -1,4 +1,4 @@
-"""What the networks make of photographs that they never train on, measured while they train."""
+"""Validation: metrics of the networks' output on held-out photographs, during training."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from tvt_jax.metrics.lpips import lpips
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
 from tvt_jax.parallel import batch_sharding, put_state, replicated
-from tvt_jax.training.state import Stage
+from tvt_jax.training.stage import Stage
 from tvt_jax.weights.lpips import load_lpips
 
 
@@ -30,13 +30,13 @@ class Validation:
 
     def __init__(self, stage: Stage, config: TrainConfig, mesh: Mesh):
         self._mesh, self._stage = mesh, stage
-        self._pictures = config.validation.pictures
+        self._num_shown = config.validation.pictures
         self._samples = heldout_samples(config.validation, config.data)
-        self._collate = Collate(config.data.tokenizer or stage.tokenizer)
+        self._collate = Collate(stage.tokenizer)
         if "lr" in stage.inputs and "lr" not in self._samples[0]:
             raise UserError(
-                "validation needs low resolution: give --config.validation.lr, the folder of the "
-                "real LR pictures of --config.validation.folder."
+                "validation needs low resolution: give `config.validation.lr`, the folder of the "
+                "real LR images of `config.validation.folder`."
             )
         self._lpips = load_lpips("vgg16", config.lpips_folder) if config.validation.lpips else None
         self._preview = jax.jit(stage.preview, out_shardings=replicated(mesh))
@@ -73,7 +73,7 @@ class Validation:
                     of_input = self._measure(given, sample["hr"])
                     measured |= {f"input_{name}": value for name, value in of_input.items()}
                 values.append(measured)
-                if len(shown) < self._pictures:
+                if len(shown) < self._num_shown:
                     shown.append(np.concatenate([given, restored, sample["hr"]], axis=1))
         return {name: float(np.mean([v[name] for v in values])) for name in values[0]}, shown
 

@@ -168,7 +168,7 @@ def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
     }
     unknown = [part for part in keep if not any(name.startswith(f"{part}.") for name in kept)]
     if unknown:
-        raise UserError(f"fresh: this network has no {', '.join(unknown)}.")
+        raise UserError(f"`config.fresh`: this network has no {', '.join(unknown)}.")
     params = params_from_torch(model, tensors.updated(kept), jnp.float32, str(folder))
     return dataclasses.replace(network, params=params)
 

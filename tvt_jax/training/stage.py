@@ -1,0 +1,94 @@
+"""A training stage as the loop sees it: functions and facts, no weights."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from tvt_jax.config import OptimConfig
+from tvt_jax.errors import UserError
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A training stage, as the loop sees it.
+
+    Its parameters travel beside it, in two trees keyed by network: `params` are trained, `frozen`
+    are read and never change. `make_stage` of a stage's module makes all three.
+
+    Attributes:
+      optim: the optimizer's settings of each trained network ("vae", "discriminator").
+      gradients: pure function (params, frozen, batch, key, step) -> (gradients keyed as `params`,
+        metrics). Metrics are float32 scalars with the total under "loss".
+      preview: pure function (params, frozen, batch) -> images [B, H, W, 3] float32, what the
+        networks make of a validation batch.
+      exports: networks that are the run's result.
+      export: writes them to a folder, (their params, their frozen parameters, folder); host arrays.
+      result: where in the run's folder the result goes.
+      trained: names of the trained parameters of each network.
+      read: settings that were read from the networks' folders, JSON values by dotted name; a
+        resumed run must read the same.
+      notes: lines for the user.
+      inputs: what it needs of a batch.
+      without_lr: end of the error message for a run that lacks low resolution: another way out.
+      preview_of: which image of a batch `preview` works on.
+      tokenizer: folder of the tokenizer that makes "tokens" of a batch's prompts; empty: none.
+    """
+
+    optim: Mapping[str, OptimConfig]
+    gradients: Callable[..., tuple[dict[str, Tree], dict[str, jax.Array]]]
+    preview: Callable[..., jax.Array]
+    exports: tuple[str, ...]
+    export: Callable[[dict[str, Tree], dict[str, Tree], Path], None]
+    result: Path
+    trained: Mapping[str, tuple[str, ...]]
+    read: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ("hr",)
+    without_lr: str = ""
+    preview_of: str = "hr"
+    tokenizer: str = ""
+
+
+def split_trained(
+    module: nnx.Module, parts: tuple[str, ...]
+) -> tuple[nnx.GraphDef, Tree, Tree, tuple[str, ...]]:
+    """Separates trained from frozen parameters: adapters, and parts by their names.
+
+    Args:
+      module: the network, real or abstract. Its low-rank adapters are trained.
+      parts: dotted prefixes of what else is, for example "encoder" or "decoder.conv_out".
+
+    Returns: (graph for `nnx.merge(graph, trained, frozen)`, trained, frozen, trained names).
+    Raises:
+      UserError: a part does not exist.
+    """
+    matched = set()
+
+    def is_trained(path, variable):
+        name = ".".join(map(str, path))
+        hits = [part for part in parts if name == part or name.startswith(f"{part}.")]
+        matched.update(hits)
+        return bool(hits) or isinstance(variable, nnx.LoRAParam)
+
+    graph, trained, frozen = nnx.split(module, is_trained, ...)
+    unknown = [part for part in parts if part not in matched]
+    if unknown:
+        raise UserError(f"`config.trained`: this network has no {', '.join(unknown)}.")
+    return graph, nnx.as_pure(trained), nnx.as_pure(frozen), parameter_names(trained)
+
+
+def parameter_names(tree: Tree) -> tuple[str, ...]:
+    """Dotted names of a network's parameters."""
+    return tuple(".".join(map(str, path)) for path, _ in nnx.to_flat_state(tree))
+
+
+def num_parameters(tree: Tree) -> int:
+    """How many parameters a tree of arrays holds."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
