@@ -28,6 +28,7 @@ from tvt_jax.training.stage import split_trained
 from tvt_jax.weights.names import torch_tensors
 
 ROOT = Path(__file__).parent.parent
+NAN = float("nan")
 # Configuration file -> its variants, `small` and `tiny` apart.
 FILES = {
     "stage1": ("", "V1", "V2", "S2", "S3"),
@@ -163,6 +164,23 @@ def test_small_restoration(variant):
     assert missing(small) == ["data.train", *([] if small.vae else ["vae"])]
     small.data.train, small.vae = "photographs", small.vae or "runs/stage2/model/vae"
     small.validate()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: setattr(c.optim, "learning_rate", NAN), "config.optim.learning_rate=nan"),
+        (lambda c: setattr(c.loss, "vsd", float("inf")), "config.loss.vsd=inf` is not a finite"),
+        (lambda c: setattr(c.data.degradation.first, "jpeg_range", (NAN, 9.0)), "jpeg_range=nan"),
+        (lambda c: setattr(c, "seed", 2**32), "seed=4294967296` is not from 0 to 2147483647"),
+    ],
+    ids=["rate", "weight", "range", "seed"],
+)
+def test_numbers_that_mean_nothing_are_refused(change, match):
+    config = load("stage3").get_config("tiny")
+    change(config)
+    with pytest.raises(UserError, match=match):
+        config.validate()
 
 
 def test_stage_3_is_the_releases():

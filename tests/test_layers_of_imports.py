@@ -13,7 +13,7 @@ LAYERS = (
     {"config", "files", "progress"},
     {"bundled", "downloads"},
     {"cli"},
-    {"models", "diffusion", "losses", "images", "memory"},
+    {"models", "diffusion", "losses", "images", "memory", "processes"},
     {"restoration", "parallel", "checkpoint", "weights"},
     {"text"},
     {"conversion", "data", "metrics"},

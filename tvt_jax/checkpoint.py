@@ -13,7 +13,8 @@ from tvt_jax.errors import UserError
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`, written in the background, whole or not at all.
 
-    Use it as a context: its end waits until everything is on disk, also after an error.
+    Use it as a context: its end waits until everything is on disk, also after an error (of a run of
+    one process).
 
     Args:
       workdir: folder of the run.
@@ -33,6 +34,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_) -> None:
+        if kind is not None and jax.process_count() > 1:
+            return  # waiting would be for processes that may have failed
         try:
             self._manager.wait_until_finished()
             self._manager.close()
@@ -82,16 +85,19 @@ class Checkpoints:
         """
         step = self.latest
         saved = self._read(step, run=ocp.args.JsonRestore()).run
-        changed = [
-            f"{key}: {saved.get(key)!r} then, {run.get(key)!r} now"
-            for key in sorted({*saved, *run})
-            if saved.get(key) != run.get(key)
-        ]
+        changed = [key for key in sorted({*saved, *run}) if saved.get(key) != run.get(key)]
         if changed:
-            raise UserError(
-                f"{self._manager.directory} holds another run ({'; '.join(changed)}); "
-                "choose another `workdir`."
+            advice = "choose another `workdir`"
+            if changed == ["steps"]:
+                advice = (
+                    "a cosine learning rate depends on the length of the run: set "
+                    f"`config.steps={saved['steps']}` to finish this one, or {advice} for a run of "
+                    "another length"
+                )
+            values = "; ".join(
+                f"{key}: {saved.get(key)!r} then, {run.get(key)!r} now" for key in changed
             )
+            raise UserError(f"{self._manager.directory} holds another run ({values}); {advice}.")
         return self._read(step, state=ocp.args.StandardRestore(like)).state
 
     def _read(self, step: int, **items: Any) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -43,23 +44,27 @@ def set_jax_environment() -> None:
 
 @contextlib.contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2."""
+    """Turns a `UserError` into one line on stderr and exit status 2, Ctrl-C into status 130."""
     try:
         yield
-    except UserError as error:
-        print_error(error)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (UserError, KeyboardInterrupt) as error:
+        sys.exit(print_error(error))
 
 
-def print_error(error: UserError) -> None:
-    """Prints the line of a user's mistake on stderr.
+def print_error(error: BaseException) -> int:
+    """Prints what ended a command on stderr; returns its exit status.
 
-    Errors name parameters, `ram_data`; on the command line that is the option --ram-data. Fields of
-    a training configuration, `config.data.crop=63`, keep their names: --config.data.crop=63.
+    A `UserError` is one line. It names parameters, `ram_data`; on the command line that is the
+    option --ram-data. Fields of a training configuration, `config.data.crop=63`, keep their names:
+    --config.data.crop=63. Faults of the program have their traceback.
     """
-    message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
-    message = re.sub(r"`(config\.[^`]+)`", r"--\1", message)
-    print(f"error: {message}", file=sys.stderr)
+    if isinstance(error, UserError):
+        message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
+        message = re.sub(r"`(config\.[^`]+)`", r"--\1", message)
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    traceback.print_exception(error)
+    return 1

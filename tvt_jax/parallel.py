@@ -1,6 +1,5 @@
-"""Devices: processes, the mesh, and which array is split over which axis of it."""
+"""Devices: the mesh, and which array is split over which axis of it."""
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -21,34 +20,6 @@ SHARDING_RULES = (
     (r"/(scale|bias)$", "replicate"),
     (r"", "split"),
 )
-
-
-def start_processes() -> None:
-    """Joins the processes of a run on several machines; call it before anything touches a device.
-
-    The machines are found through SLURM, Kubernetes, Open MPI or the TPU's metadata, or through
-    three environment variables: JAX_COORDINATOR_ADDRESS (host:port of process 0),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-
-    Raises:
-      UserError: the other processes were not found.
-    """
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = [name for name in names if os.environ.get(name)]
-    if given and len(given) < len(names):
-        missing = ", ".join(name for name in names if name not in given)
-        raise UserError(f"{given[0]} is set and {missing} is not; set all three or none.")
-    try:
-        if given:
-            address, processes, index = (os.environ[name] for name in names)
-            jax.distributed.initialize(address, int(processes), int(index))
-        else:
-            jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"the processes of the run did not find each other "
-            f"({str(error).splitlines()[0]}); set {', '.join(names)}."
-        ) from error
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

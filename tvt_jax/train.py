@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from tvt_jax.cli import set_jax_environment, user_errors_exit
+from tvt_jax.cli import print_error, set_jax_environment, user_errors_exit
 from tvt_jax.config import TrainConfig, read_config
 from tvt_jax.errors import UserError
 
@@ -51,12 +51,13 @@ def main(argv: list[str]) -> None:
         sys.unraisablehook = _report
         warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
-        from tvt_jax.parallel import start_processes
+        from tvt_jax.processes import ending_together, start_processes
         from tvt_jax.training.loop import train
 
         if _DISTRIBUTED.value:
             start_processes()
-        train(config, workdir, quiet=_QUIET.value)
+        with ending_together(print_error):
+            train(config, workdir, quiet=_QUIET.value)
 
 
 def default_workdir(source: str) -> str:

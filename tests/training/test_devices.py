@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,12 @@ devices, data, fsdp, workdir = sys.argv[1:5]
 jax.config.update("jax_num_cpu_devices", int(devices))
 from pathlib import Path
 from tests.training.small_run import small_config
-from tvt_jax import parallel
+from tvt_jax import parallel, processes
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import MeshConfig, ValidationConfig
 from tvt_jax.training.loop import train
 if "JAX_PROCESS_ID" in os.environ:
-    parallel.start_processes()
+    processes.start_processes()
 parallel._MIN_SPLIT_ELEMENTS = 8  # split even the small arrays of this test
 settings = small_config(
     steps=4, ema_decay=0.9, mesh=MeshConfig(int(data), int(fsdp)),
@@ -81,23 +82,15 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start_two_processes(workdir, *more):
+def environments():
+    """What tells each of two processes where the other is."""
     address = f"127.0.0.1:{free_port()}"
-    return [
-        start_on_devices(
-            2,
-            2,
-            2,
-            workdir,
-            *more,
-            env={
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(index),
-            },
-        )  # fmt: skip
-        for index in range(2)
-    ]
+    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    return [{**shared, "JAX_PROCESS_ID": str(index)} for index in range(2)]
+
+
+def start_two_processes(workdir, *more):
+    return [start_on_devices(2, 2, 2, workdir, *more, env=env) for env in environments()]
 
 
 def test_two_processes_train_together_and_one_goes_on(tmp_path, on_one_device):
@@ -116,9 +109,75 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     try:
         wait_for_step(processes[1], tmp_path, 3)
         processes[1].send_signal(signal.SIGTERM)
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=120) for process in processes] == [143, 143]
     finally:  # they would go on for hours
         for process in processes:
             process.kill()
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
     assert saved == read_metrics(tmp_path)[-1]["step"]
+
+
+FAILING = """
+import os, runpy, signal, sys
+workdir, failing, how = sys.argv[1:]
+from tvt_jax.errors import UserError
+from tvt_jax.training import loop
+real, calls = loop.put_batch, []
+def put_batch(*arguments):
+    calls.append(1)
+    if len(calls) == 4 and os.environ["JAX_PROCESS_ID"] == failing:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise UserError("the disk of this host is gone.") if how == "user" else OSError("a bug")
+    return real(*arguments)
+loop.put_batch = put_batch
+sys.argv = [
+    "train", "--distributed", "--config", "configs/stage2.py:tiny", "--workdir", workdir,
+    "--config.data.crop=32", "--config.data.batch_size=2", "--config.checkpoint_every=2",
+    "--config.log_every=1", "--config.validation.folder=", "--config.steps=100000", "--quiet",
+]
+runpy.run_module("tvt_jax.train", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("failing", "how", "reason"),
+    [
+        (1, "user", "error: the disk of this host is gone."),
+        (0, "user", "error: the disk of this host is gone."),
+        (1, "fault", "OSError: a bug"),
+        (1, "killed", None),
+    ],
+)
+def test_a_failure_in_one_process_ends_both_and_keeps_the_checkpoint(
+    tmp_path, failing, how, reason
+):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILING, str(tmp_path), str(failing), how],
+            cwd=ROOT,
+            env={**os.environ, **env},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for env in environments()
+    ]
+    try:
+        wait_for_step(processes[0], tmp_path, 3)
+        start = time.monotonic()
+        told = [process.communicate(timeout=120)[1] for process in processes]
+        assert time.monotonic() - start < 60
+    finally:
+        for process in processes:
+            process.kill()
+    if how == "killed":
+        assert all(process.returncode != 0 for process in processes)
+    else:
+        status = [2, 2]
+        status[failing] = 2 if how == "user" else 1
+        assert [process.returncode for process in processes] == status
+        assert reason in told[failing] and not told[1 - failing].strip(), told
+        if how == "user":
+            assert len(told[failing].strip().splitlines()) == 1
+    folders = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert folders == ["2"] and (tmp_path / "checkpoints" / "2" / "state").is_dir()

@@ -22,6 +22,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.train import default_workdir
 from tvt_jax.training import loop
 from tvt_jax.training.loop import train
+from tvt_jax.training.workdir import own_workdir
 
 ROOT = Path(__file__).parent.parent.parent
 # What a resumed run must repeat; speed and memory are left out.
@@ -63,6 +64,15 @@ def test_validation_is_logged_with_pictures(finished):
     events = b"".join(path.read_bytes() for path in (finished[0] / "tensorboard").iterdir())
     # A PNG for each of the four photographs at both steps.
     assert events.count(b"\x89PNG") == 8 and b"validation/3" in events
+
+
+def test_the_trained_parameters_are_summed_up(tmp_path, capsys):
+    train(small_config(steps=1), tmp_path)
+    said = capsys.readouterr().out
+    parts = "encoder.conv_in (2), encoder.conv_norm_out (2), encoder.conv_out (2), encoder."
+    assert parts in " ".join(said.split())
+    assert "trainable parameters in " in said and str(tmp_path / "trained_parameters.txt") in said
+    assert len(said.splitlines()) < 8 and "resnets" not in said
 
 
 def test_the_trained_parameters_are_listed(finished):
@@ -183,7 +193,7 @@ def test_an_interrupted_run_ends_bit_identical(tmp_path, number, uninterrupted):
     wait_for_step(process, tmp_path, 7)
     process.send_signal(number)
     process.wait()
-    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 143)
     assert not (tmp_path / "model").exists()
     run_command(tmp_path, f"--config.steps={STEPS}")
     want, got = read_weights(uninterrupted), read_weights(tmp_path)
@@ -238,7 +248,8 @@ TINY = ("--config", "configs/stage2.py:tiny")
         ([*TINY, "--config.data.crop=63"], "not a multiple"),
         ([*TINY, "--config.init_vae=configs"], "not a vae folder"),
         ([*TINY, "--config.steps=0"], "must be positive"),
-        ([*TINY, "--config.seed=-1"], "must not be negative"),
+        ([*TINY, "--config.seed=-1"], "--config.seed=-1 is not from 0 to 2147483647"),
+        ([*TINY, "--config.optim.learning_rate=nan"], "learning_rate=nan is not a finite number"),
         ([*TINY, "--config.fresh=('encodr',)"], "no encodr"),
         ([*TINY, "--config.mesh.data=3"], "does not fit"),
         ([*TINY, "--config.accumulate=3"], "not a multiple"),
@@ -349,9 +360,55 @@ def test_a_second_signal_does_not_break_the_last_save(tmp_path):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.02)
     # -15: one of them met Python's own shutdown, when everything was done.
-    assert process.returncode in (0, -signal.SIGTERM), process.stderr.read()
+    assert process.returncode in (143, -signal.SIGTERM), process.stderr.read()
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
     assert saved == read_metrics(tmp_path)[-1]["step"]
+
+
+def test_ctrl_c_saves_and_stops_a_chain_of_commands(tmp_path):
+    process = run_command(tmp_path, "--config.steps=100000", wait=False)
+    wait_for_step(process, tmp_path, 4)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130 and not process.stderr.read()
+    saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert saved == read_metrics(tmp_path)[-1]["step"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tvt_jax.training.workdir import own_workdir
+with own_workdir(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        command = [sys.executable, "-m", "tvt_jax.train", *TINY, "--workdir", str(tmp_path)]
+        second = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert second.returncode == 2 and len(second.stderr.strip().splitlines()) == 1
+        assert f"another run is using --workdir {tmp_path}" in second.stderr
+        assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+    finally:
+        holder.kill()
+        holder.wait()
+    with own_workdir(tmp_path):  # nothing is left of the killed one
+        pass
+
+
+def test_a_longer_cosine_run_is_told_what_to_do(tmp_path):
+    cosine = small_config(
+        steps=2, optim=OptimConfig(learning_rate=1e-3, warmup_steps=1, schedule="cosine")
+    )
+    train(cosine, tmp_path, quiet=True)
+    with pytest.raises(UserError, match="steps: 2 then, 4 now.* set `config.steps=2` to finish"):
+        train(dataclasses.replace(cosine, steps=4), tmp_path, quiet=True)
 
 
 @pytest.mark.parametrize("item", ["state", "run"])

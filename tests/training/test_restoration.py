@@ -358,8 +358,8 @@ def test_what_learns_is_told_by_parts(finished, folder, tmp_path, capsys):
     train(settings, tmp_path)
     said = " ".join(capsys.readouterr().out.split())
     for part in ("unet.down_blocks.0 (", "unet.down_blocks.1 adapters (", "unet.conv_in ("):
-        assert f"generator.{part}" in said
-    assert "critic.unet.mid_block.attentions.0 adapters (" in said
+        assert part in said
+    assert "unet.mid_block adapters (" in said[said.index("critic: ") :]
     assert "lora_a" not in said
     listed = (tmp_path / "trained_parameters.txt").read_text().split()
     assert "generator.unet.down_blocks.0.resnets.0.conv1.kernel" in listed

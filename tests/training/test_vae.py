@@ -308,14 +308,16 @@ def test_missing_lpips_weights_are_named_with_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(latents="teacher"), "--config.teacher=..."),
-        (dict(loss=VAELossConfig(latent=1.0)), "--config.teacher=..."),
+        (dict(latents="teacher"), "needs `config.teacher=...`"),
+        (dict(loss=VAELossConfig(latent=1.0)), "needs `config.teacher=...`"),
+        (dict(init_vae=""), "needs `config.init_vae=...` .the VAE whose decoder"),
+        (dict(init_vae="", trained=("decoder",)), "needs `config.init_vae=...` .the VAE to start"),
         (dict(latents="teacher", teacher="x", loss=VAELossConfig(kl=1.0)), "latents=own"),
         (dict(latents="yours"), "is not own or teacher"),
         (dict(trained=()), "nothing would learn"),
         (dict(ema_decay=1.0), "ema_decay"),
-        (dict(dtype="float16"), "float16 is not float32 or bfloat16"),
-        (dict(optim=OptimConfig(schedule="linear")), "linear is not constant or cosine"),
+        (dict(dtype="float16"), "float16` is not float32 or bfloat16"),
+        (dict(optim=OptimConfig(schedule="linear")), "linear` is not constant or cosine"),
         (dict(optim=OptimConfig(warmup_steps=-5)), "warmup_steps=-5` must not be negative"),
         (dict(loss=VAELossConfig(gan=1.0)), "data.crop=16` is too small for the discriminator"),
         (dict(loss=VAELossConfig(lpips=-1.0)), "lpips must not be negative"),
@@ -323,4 +325,4 @@ def test_missing_lpips_weights_are_named_with_the_command(tmp_path):
 )
 def test_settings_that_contradict_each_other_are_refused(changes, match):
     with pytest.raises(UserError, match=match):
-        small_config(**changes).validate()
+        small_config(**{"init_vae": "vae", **changes}).validate()

@@ -81,7 +81,7 @@ def tpu_step_memory(
             compiled = compile_program(
                 step.lower(*arguments),
                 f"a training step on {topology}",
-                "lower --batch-size or raise --fsdp",
+                "lower `batch_size` or raise `fsdp`",
             )
     analysis, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return StepMemory(

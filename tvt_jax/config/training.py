@@ -5,6 +5,7 @@ They are mutable, because `--config.optim.learning_rate=1e-4` on the command lin
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +175,12 @@ class TrainConfig:
         wrong = [name for name in positive if self._field(name) <= 0]
         if wrong:
             raise UserError(f"{', '.join(f'`config.{name}`' for name in wrong)} must be positive.")
+        _check_finite("config", self)
         self.data.validate()
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"`config.ema_decay={self.ema_decay}` is not in [0, 1).")
-        if self.seed < 0:
-            raise UserError(f"`config.seed={self.seed}` must not be negative.")
+        if not 0 <= self.seed < 2**31:  # JAX takes the lower 32 bits of others without a word
+            raise UserError(f"`config.seed={self.seed}` is not from 0 to {2**31 - 1}.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"`config.dtype={self.dtype}` is not float32 or bfloat16.")
         self.optim.validate("config.optim")
@@ -235,6 +237,18 @@ class TrainConfig:
         for part in name.split("."):
             value = getattr(value, part)
         return value
+
+
+def _check_finite(name: str, value: Any) -> None:
+    """Raises UserError for a number that is nan or infinite, at any depth of `value`."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            _check_finite(f"{name}.{field.name}", getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for part in value:
+            _check_finite(name, part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"`{name}={value}` is not a finite number.")
 
 
 @dataclasses.dataclass

@@ -24,8 +24,7 @@ from tvt_jax.training.program import check_batch, compile_step, device_bytes, ma
 from tvt_jax.training.stage import Stage, Tree, num_parameters
 from tvt_jax.training.step import TrainState
 from tvt_jax.training.validation import Validation
-
-_LISTED = 200  # names of trainable parameters that are printed one by one
+from tvt_jax.training.workdir import own_workdir
 
 
 def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
@@ -37,47 +36,51 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
         the trained network as a diffusers folder. Processes of one run share it.
       quiet: no progress bar and no notes.
 
-    Returns: the folder of the trained network, or `workdir` when a signal ended the run before.
+    Returns: the folder of the trained network.
     Raises:
-      UserError: settings, files or folders are wrong, memory does not suffice, or too many updates
-        in a row were not finite.
+      UserError: settings, files or folders are wrong, another run is using `workdir`, memory does
+        not suffice, or too many updates in a row were not finite.
+      SystemExit: SIGINT or SIGTERM ended the run, after it was saved; its code is 130 or 143.
     """
     main = jax.process_index() == 0
     say = print if main and not quiet else lambda *_: None
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
-    stage, params, frozen = make_stage(config)
-    _tell_trained(stage, params, say)
-    _make_workdir(workdir)
-    with _StopSignal() as stop:
-        with Checkpoints(workdir, config.checkpoint_every, config.keep_checkpoints) as checkpoints:
-            start = checkpoints.latest or 0
-            data = batches(config.data, config.seed, start, say, tokenizer=stage.tokenizer)
-            run = {
-                **config.identity(),
-                # The position in the data means the same only for the same images.
-                "pictures": data.fingerprint,
-                "frozen": _fingerprint(frozen),
-                **stage.read,
-            }
-            state, frozen = place(stage, params, frozen, config, mesh)
-            del params
-            if start:
-                state = checkpoints.restore(abstract_like(state), run)
-                say(f"resumed at step {start}")
-            if main:
-                _write_trained(workdir / "trained_parameters.txt", stage)
-            log = MetricsLog(workdir, start, config.steps, quiet=quiet, write=main)
-            with data, log:
-                state, done = _run_steps(
-                    stage, config, mesh, state, frozen, start,
-                    data=data, log=log, checkpoints=checkpoints, run=run, stop=stop, say=say,
-                )  # fmt: skip
-            checkpoints.save(done, state, run, force=True)
-        if done < config.steps:
-            say(f"stopped at step {done}, saved; the same command resumes")
-            return workdir
-        return _export(stage, state, frozen, workdir, say)
+    with own_workdir(workdir):
+        stage, params, frozen = make_stage(config)
+        listing = workdir / "trained_parameters.txt"
+        _tell_trained(stage, params, listing, say)
+        with _StopSignal() as stop:
+            with Checkpoints(
+                workdir, config.checkpoint_every, config.keep_checkpoints
+            ) as checkpoints:
+                start = checkpoints.latest or 0
+                data = batches(config.data, config.seed, start, say, tokenizer=stage.tokenizer)
+                run = {
+                    **config.identity(),
+                    # The position in the data means the same only for the same images.
+                    "pictures": data.fingerprint,
+                    "frozen": _fingerprint(frozen),
+                    **stage.read,
+                }
+                state, frozen = place(stage, params, frozen, config, mesh)
+                del params
+                if start:
+                    state = checkpoints.restore(abstract_like(state), run)
+                    say(f"resumed at step {start}")
+                if main:
+                    _write_trained(listing, stage)
+                log = MetricsLog(workdir, start, config.steps, quiet=quiet, write=main)
+                with data, log:
+                    state, done = _run_steps(
+                        stage, config, mesh, state, frozen, start,
+                        data=data, log=log, checkpoints=checkpoints, run=run, stop=stop, say=say,
+                    )  # fmt: skip
+                checkpoints.save(done, state, run, force=True)
+            if done == config.steps:
+                return _export(stage, state, frozen, workdir, say)
+    say(f"stopped at step {done}, saved; the same command resumes")
+    raise SystemExit(stop.exit_status)
 
 
 def _export(
@@ -137,8 +140,10 @@ def _run_steps(
             _read(log, pending, config, waited)
     except UserError:
         # The state is good: what failed is data, disk or the loss. Keep as much as can be kept.
-        with contextlib.suppress(UserError):
-            checkpoints.save(done, state, run, force=True)
+        # Several processes can only save together, and here one may have failed alone.
+        if jax.process_count() == 1:
+            with contextlib.suppress(UserError):
+                checkpoints.save(done, state, run, force=True)
         raise
     return state, done
 
@@ -180,44 +185,30 @@ def _inputs(batch: dict[str, np.ndarray], stage: Stage) -> dict[str, np.ndarray]
     return {name: batch[name] for name in stage.inputs}
 
 
-def _make_workdir(workdir: Path) -> None:
-    if "://" in str(workdir) or str(workdir).startswith("gs:"):
-        raise UserError(
-            f"`workdir` {workdir} must be a folder that all processes share: mount the bucket."
-        )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable-{jax.process_index()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"`workdir` {workdir} cannot be written: {error.strerror}.") from error
-
-
 def _trained_names(stage: Stage) -> list[str]:
     return [f"{network}.{name}" for network, names in stage.trained.items() for name in names]
 
 
-def _tell_trained(stage: Stage, params: dict[str, Tree], say: Callable[[str], None]) -> None:
+def _tell_trained(
+    stage: Stage, params: dict[str, Tree], listing: Path, say: Callable[[str], None]
+) -> None:
+    """Sums up what is trained; `listing` is where all names are."""
     for network, tree in params.items():
-        say(
-            f"{network}: {num_parameters(tree):,} trainable parameters in "
-            f"{len(stage.trained[network])} arrays"
-        )
-    names = _trained_names(stage)
-    if len(names) > _LISTED:  # by parts; `trained_parameters.txt` has them all
+        names = stage.trained[network]
         parts = collections.Counter(_part(name) for name in names)
-        names = [f"{part} ({count})" for part, count in parts.items()]
-    for text in (", ".join(names), *stage.notes):
-        say(textwrap.fill(text, 100, break_on_hyphens=False))
+        counted = ", ".join(f"{part} ({count})" for part, count in parts.items())
+        text = f"{network}: {num_parameters(tree):,} trainable parameters in {len(names)} arrays"
+        say(textwrap.fill(f"{text}: {counted}", 100, break_on_hyphens=False))
+    for note in stage.notes:
+        say(textwrap.fill(note, 100, break_on_hyphens=False))
+    say(f"names of all trainable parameters: {listing}")
 
 
 def _part(name: str) -> str:
     """The part of a network that a parameter is in, and whether it is an adapter's."""
     *modules, leaf = name.split(".")
-    numbered = next((i for i, module in enumerate(modules) if module.isdigit()), 2)
-    kind = " adapters" if leaf.startswith("lora_") else ""
-    return ".".join(modules[: numbered + 1]) + kind
+    depth = 3 if len(modules) > 2 and modules[2].isdigit() else 2
+    return ".".join(modules[:depth]) + (" adapters" if leaf.startswith("lora_") else "")
 
 
 def _write_trained(path: Path, stage: Stage) -> None:
@@ -241,22 +232,27 @@ class _StopSignal:
     """
 
     def __init__(self):
-        self._asked = False
+        self._number = None
         self._signals = [signal.SIGINT]
         if jax.process_count() == 1:
             self._signals.append(signal.SIGTERM)
 
+    @property
+    def exit_status(self) -> int:
+        """As shells have it: 130 after SIGINT, 143 after SIGTERM or a signal to another process."""
+        return 128 + (self._number or signal.SIGTERM)
+
     def asked(self, step: int) -> bool:
         """Whether to stop before the step after `step`; every process calls it at every step."""
         if jax.process_count() == 1:
-            return self._asked
+            return self._number is not None
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
 
     def __enter__(self) -> "_StopSignal":
         def ask(number, _):
-            self._asked = True
+            self._number = number
             if jax.process_count() > 1:  # hand it on as the signal that all processes watch
                 signal.raise_signal(signal.SIGTERM)
 

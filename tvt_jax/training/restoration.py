@@ -23,12 +23,12 @@ from flax import nnx
 from tvt_jax.config import RestorationTrainConfig
 from tvt_jax.conversion.latent_channels import inverse_interpolation
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, predict_clean
-from tvt_jax.errors import UserError
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
-from tvt_jax.models.networks import Network
 from tvt_jax.restoration import restore
 from tvt_jax.text import load_text
 from tvt_jax.training.restoration_networks import (
+    Generator,
+    check_fit,
     make_critic,
     make_generator,
     vae_lora,
@@ -63,7 +63,7 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
     vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
     vae_graph, vae_adapters, vae_params, vae_names = with_vae_adapters(vae, config)
     base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
-    _check(config, base, vae, text.width, scheduler.num_train_timesteps)
+    check_fit(config, base, vae, text.width, scheduler.num_train_timesteps)
     generator, trained, own = make_generator(base, sd / "unet", vae.config.latent_channels, config)
     params = {"generator": {"unet": trained, "vae": vae_adapters}}
     negative = text.embed_negative(config.loss.negative_prompt)
@@ -93,29 +93,12 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
         lpips=lpips,
     )
 
-    def export(params, frozen, folder: Path) -> None:
-        """Writes a model folder that `infer` takes at once.
-
-        Frozen weights come from the files that they were read from, with all their digits.
-        """
-        del frozen
-        unet = generator.trained_tensors(params["generator"]["unet"])
-        vae_config, vae_tensors = open_network(vae_folder, "vae")
-        _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, vae_lora(config))
-        write_trained_model(
-            folder,
-            sd,
-            (generator.config, *unet),
-            (vae_config, vae_tensors, vae_adapters),
-            merge=not config.adapters,
-        )
-
     stage = Stage(
         optim=optim,
         gradients=objective.gradients,
         preview=objective.preview,
         exports=("generator",),
-        export=export,
+        export=_exporter(config, generator, vae_folder),
         result=Path("model"),
         trained=names,
         read={
@@ -131,53 +114,31 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
     return stage, jax.device_get(params), jax.device_get(frozen)
 
 
+def _exporter(config: RestorationTrainConfig, generator: Generator, vae_folder: Path) -> Callable:
+    """Returns the stage's `export`: it writes a model folder that `infer` takes at once.
+
+    Frozen weights come from the files that they were read from, with all their digits.
+    """
+
+    def export(params, frozen, folder: Path) -> None:
+        del frozen
+        unet = generator.trained_tensors(params["generator"]["unet"])
+        vae_config, vae_tensors = open_network(vae_folder, "vae")
+        _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, vae_lora(config))
+        write_trained_model(
+            folder,
+            Path(config.sd),
+            (generator.config, *unet),
+            (vae_config, vae_tensors, vae_adapters),
+            merge=not config.adapters,
+        )
+
+    return export
+
+
 def _to_teacher(teacher: int, generator: int) -> np.ndarray | None:
     """Matrix [teacher's channels, generator's] between their latents; None where they are alike."""
     return None if teacher == generator else inverse_interpolation(teacher, generator)
-
-
-def _check(
-    config: RestorationTrainConfig, base: Network, vae: Network, text_width: int, timesteps: int
-) -> None:
-    """Networks and settings must fit each other; raises UserError."""
-    if text_width != base.config.cross_attention_dim:
-        raise UserError(
-            f"the text embedding in `config.sd={config.sd}` is {text_width} wide, its UNet wants "
-            f"{base.config.cross_attention_dim}."
-        )
-    has, reads = vae.config.latent_channels, base.config.in_channels
-    if has != reads and not (config.interpolated_latents and has > reads):
-        raise UserError(
-            f"the VAE in `config.vae={config.vae}` has {has} latent channels, the UNet in "
-            f"`config.sd={config.sd}` reads {reads}. If the VAE's were made by interpolation along "
-            "the channels (ablation S3), set `config.interpolated_latents=true`."
-        )
-    factor = vae.config.downsampling
-    config.check_crops(factor)
-    if not config.loss.vsd:
-        return
-    side = config.data.crop // factor
-    if side % config.loss.patch:
-        raise UserError(
-            f"`config.data.crop={config.data.crop}` gives latents of {side} px, which patches of "
-            f"`config.loss.patch={config.loss.patch}` do not tile."
-        )
-    patches = config.data.batch_size // config.accumulate * (side // config.loss.patch) ** 2
-    if config.loss.patches_at_once and patches % min(config.loss.patches_at_once, patches):
-        raise UserError(
-            f"`config.loss.patches_at_once={config.loss.patches_at_once}` does not divide the "
-            f"{patches} patches of a batch."
-        )
-    if config.loss.patches_at_once % jax.device_count():
-        raise UserError(
-            f"`config.loss.patches_at_once={config.loss.patches_at_once}` is not a multiple of the "
-            f"{jax.device_count()} devices."
-        )
-    if config.loss.max_timestep > timesteps:
-        raise UserError(
-            f"`config.loss.max_timestep={config.loss.max_timestep}` is beyond the {timesteps} "
-            "timesteps of the schedule."
-        )
 
 
 @dataclasses.dataclass(frozen=True)

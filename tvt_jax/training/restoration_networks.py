@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from tvt_jax.config import VAE_ENCODER_LORA, LoRAConfig, RestorationTrainConfig, UNetConfig
 from tvt_jax.conversion.generator import open_generator, shared_with_sd
+from tvt_jax.errors import UserError
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.lora import add_lora
 from tvt_jax.models.networks import Network, abstract_network
@@ -140,3 +142,47 @@ def with_vae_adapters(vae: Network, config: RestorationTrainConfig) -> tuple:
 def vae_lora(config: RestorationTrainConfig) -> LoRAConfig:
     """The adapters of the VAE's encoder (ablation S1)."""
     return dataclasses.replace(VAE_ENCODER_LORA, rank=config.vae_lora_rank)
+
+
+def check_fit(
+    config: RestorationTrainConfig, base: Network, vae: Network, text_width: int, timesteps: int
+) -> None:
+    """Networks and settings must fit each other; raises UserError."""
+    if text_width != base.config.cross_attention_dim:
+        raise UserError(
+            f"the text embedding in `config.sd={config.sd}` is {text_width} wide, its UNet wants "
+            f"{base.config.cross_attention_dim}."
+        )
+    has, reads = vae.config.latent_channels, base.config.in_channels
+    if has != reads and not (config.interpolated_latents and has > reads):
+        raise UserError(
+            f"the VAE in `config.vae={config.vae}` has {has} latent channels, the UNet in "
+            f"`config.sd={config.sd}` reads {reads}. If the VAE's were made by interpolation along "
+            "the channels (ablation S3), set `config.interpolated_latents=true`."
+        )
+    factor = vae.config.downsampling
+    config.check_crops(factor)
+    if not config.loss.vsd:
+        return
+    side = config.data.crop // factor
+    if side % config.loss.patch:
+        raise UserError(
+            f"`config.data.crop={config.data.crop}` gives latents of {side} px, which patches of "
+            f"`config.loss.patch={config.loss.patch}` do not tile."
+        )
+    patches = config.data.batch_size // config.accumulate * (side // config.loss.patch) ** 2
+    if config.loss.patches_at_once and patches % min(config.loss.patches_at_once, patches):
+        raise UserError(
+            f"`config.loss.patches_at_once={config.loss.patches_at_once}` does not divide the "
+            f"{patches} patches of a batch."
+        )
+    if config.loss.patches_at_once % jax.device_count():
+        raise UserError(
+            f"`config.loss.patches_at_once={config.loss.patches_at_once}` is not a multiple of the "
+            f"{jax.device_count()} devices."
+        )
+    if config.loss.max_timestep > timesteps:
+        raise UserError(
+            f"`config.loss.max_timestep={config.loss.max_timestep}` is beyond the {timesteps} "
+            "timesteps of the schedule."
+        )
