@@ -17,7 +17,7 @@ _MIN_SPLIT_ELEMENTS = 2**16
 # What becomes of a parameter, by its path; the first pattern that is found in it decides. The
 # optimizer's moments have their parameter's path at their end, so they are split alike.
 SHARDING_RULES = (
-    (r"/(scale|bias)$", "replicate"),
+    (r"/(scale|bias)$", "copy"),
     (r"", "split"),
 )
 
@@ -47,7 +47,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def on_every_device(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -74,8 +74,8 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
         name = f"/{jax.tree_util.keystr(path, simple=True, separator='/')}"
         rule = next(rule for pattern, rule in SHARDING_RULES if re.search(pattern, name))
         axes = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
-        if rule == "replicate" or parts == 1 or leaf.size < _MIN_SPLIT_ELEMENTS or not axes:
-            return replicated(mesh)
+        if rule == "copy" or parts == 1 or leaf.size < _MIN_SPLIT_ELEMENTS or not axes:
+            return on_every_device(mesh)
         longest = max(axes, key=lambda axis: leaf.shape[axis])
         spec = ["fsdp" if axis == longest else None for axis in range(leaf.ndim)]
         return NamedSharding(mesh, PartitionSpec(*spec))
@@ -100,7 +100,7 @@ def gathered(tree: Any, mesh: Mesh, dtype: Any = None) -> Any:
     def whole(leaf):
         kernel = leaf.ndim > 1 and leaf.size >= _MIN_SPLIT_ELEMENTS
         travelling = leaf.astype(dtype) if dtype is not None and kernel else leaf
-        travelling = jax.lax.with_sharding_constraint(travelling, replicated(mesh))
+        travelling = jax.lax.with_sharding_constraint(travelling, on_every_device(mesh))
         return travelling.astype(leaf.dtype)
 
     return jax.tree.map(whole, tree)

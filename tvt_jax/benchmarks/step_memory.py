@@ -14,7 +14,7 @@ from tvt_jax.config import TrainConfig
 from tvt_jax.errors import UserError
 from tvt_jax.memory import compile_program
 from tvt_jax.models.attention import compiling_for
-from tvt_jax.parallel import batch_sharding, make_mesh, replicated, state_shardings
+from tvt_jax.parallel import batch_sharding, make_mesh, on_every_device, state_shardings
 from tvt_jax.training.program import make_stage
 from tvt_jax.training.stage import Stage, Tree
 from tvt_jax.training.step import init_state, make_step
@@ -72,7 +72,7 @@ def tpu_step_memory(
         step = jax.jit(
             make_step(stage, config, mesh),
             donate_argnums=0,
-            out_shardings=(shardings[0], replicated(mesh)),
+            out_shardings=(shardings[0], on_every_device(mesh)),
         )
         if quick:
             jax.config.update("jax_exec_time_optimization_effort", -1.0)
@@ -123,5 +123,5 @@ def _arguments(stage: Stage, params: Tree, frozen: Tree, config: TrainConfig, me
         placed(state, state_shardings(state, mesh)),
         placed(frozen, state_shardings(frozen, mesh)),
         placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
-        placed(key, replicated(mesh)),
+        placed(key, on_every_device(mesh)),
     )

@@ -13,7 +13,7 @@ from tvt_jax.benchmarks.complexity import multiply_adds
 from tvt_jax.benchmarks.stand_ins import batch_shapes, stand_in_vae, with_stand_ins
 from tvt_jax.config import RestorationTrainConfig, TrainConfig, VAETrainConfig
 from tvt_jax.errors import UserError
-from tvt_jax.parallel import make_mesh, put_batch, replicated
+from tvt_jax.parallel import make_mesh, on_every_device, put_batch
 from tvt_jax.progress import progress
 from tvt_jax.training.program import check_batch, compile_step, device_bytes, make_stage, place
 
@@ -108,7 +108,7 @@ def step_speed(config: TrainConfig, steps: int, vae: str | None = None) -> StepS
         state, frozen = place(stage, params, frozen, config, mesh)
         del params
     batch = put_batch(_random_batch(batch_shapes(stage, config)), mesh)
-    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
+    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=on_every_device(mesh))()
     held = device_bytes((state, frozen, batch))
     start = time.perf_counter()
     step, needed = compile_step(stage, config, mesh, (state, frozen, batch, key))

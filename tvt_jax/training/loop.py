@@ -18,7 +18,7 @@ from tvt_jax.config import TrainConfig
 from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
 from tvt_jax.files import atomic_file, atomic_folder
-from tvt_jax.parallel import make_mesh, put_batch, replicated, to_host
+from tvt_jax.parallel import make_mesh, on_every_device, put_batch, to_host
 from tvt_jax.training.metrics_log import MetricsLog, StepRecord
 from tvt_jax.training.program import check_batch, compile_step, device_bytes, make_stage, place
 from tvt_jax.training.stage import Stage, Tree, num_parameters
@@ -104,7 +104,7 @@ def _run_steps(
     say: Callable[[str], None],
 ) -> tuple[TrainState, int]:  # fmt: skip
     """Steps from `start` until the end or a signal; returns the state and the steps done."""
-    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
+    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=on_every_device(mesh))()
     validation = None
     if config.validation.folder:
         validation = Validation(stage, config, mesh)

@@ -13,7 +13,7 @@ from tvt_jax.config import (
 )
 from tvt_jax.errors import UserError
 from tvt_jax.memory import compile_to_fit
-from tvt_jax.parallel import put_state, replicated, state_shardings
+from tvt_jax.parallel import on_every_device, put_state, state_shardings
 from tvt_jax.training import diffusion, restoration, vae
 from tvt_jax.training.stage import Stage, Tree
 from tvt_jax.training.step import TrainState, init_state, make_step
@@ -84,7 +84,7 @@ def compile_step(
         make_step(stage, config, mesh),
         donate_argnums=0,
         in_shardings=shardings,
-        out_shardings=(shardings[0], replicated(mesh)),
+        out_shardings=(shardings[0], on_every_device(mesh)),
     )
     with jax.set_mesh(mesh):
         return compile_to_fit(step.lower(*arguments), "a training step", _less_memory(config))

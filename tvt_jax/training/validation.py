@@ -10,7 +10,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.metrics.lpips import lpips
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
-from tvt_jax.parallel import batch_sharding, put_state, replicated
+from tvt_jax.parallel import batch_sharding, on_every_device, put_state
 from tvt_jax.training.stage import Stage
 from tvt_jax.weights.lpips import load_lpips
 
@@ -39,7 +39,7 @@ class Validation:
                 "real LR images of `config.validation.folder`."
             )
         self._lpips = load_lpips("vgg16", config.lpips_folder) if config.validation.lpips else None
-        self._preview = jax.jit(stage.preview, out_shardings=replicated(mesh))
+        self._preview = jax.jit(stage.preview, out_shardings=on_every_device(mesh))
 
     def __call__(self, params, frozen) -> tuple[dict[str, float], list[np.ndarray]]:
         """Runs the networks on all photographs.
