@@ -27,10 +27,11 @@ def run(command: Callable[..., Any] | Mapping[str, Callable[..., Any]], prog: st
 
     set_jax_environment()
     with user_errors_exit():
+        options = (tyro.conf.FlagCreatePairsOff,)  # no --no-no-tags
         if callable(command):
-            tyro.cli(command, prog=prog)
+            tyro.cli(command, prog=prog, config=options)
         else:
-            tyro.extras.subcommand_cli_from_dict(dict(command), prog=prog)
+            tyro.extras.subcommand_cli_from_dict(dict(command), prog=prog, config=options)
 
 
 def set_jax_environment() -> None:
