@@ -6,8 +6,9 @@ import pytest
 from tvt_jax.bundled import ASSETS, DEGRADED_PHOTOGRAPH, HELDOUT_PHOTOGRAPHS, SMALL_MODEL
 from tvt_jax.demo import demo
 from tvt_jax.evaluation.methods import load_method
-from tvt_jax.evaluation.protocol import Quality
+from tvt_jax.evaluation.protocol import PROTOCOLS
 from tvt_jax.evaluation.public_benchmark import degrade
+from tvt_jax.evaluation.quality import Quality
 from tvt_jax.evaluation.report import mean_values
 from tvt_jax.images import read_image
 from tvt_jax.infer import infer
@@ -36,7 +37,7 @@ def test_the_bundled_model_is_better_than_filters():
     """On average over the held-out photographs; on single ones it may lose."""
     names = sorted(path.stem for path in HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
     originals = {name: read_image(HELDOUT_PHOTOGRAPHS / f"{name}.jpg") for name in names}
-    quality = Quality(("psnr", "ssim", "lpips-vgg"), required=True)
+    quality = Quality(PROTOCOLS["classic"], ("psnr", "ssim", "lpips-vgg"), required=True)
 
     def measure(method):
         rows = []
@@ -62,6 +63,6 @@ def test_infer_takes_the_bundled_model_and_says_so(restored, tmp_path, capsys):
 def test_demo_prints_figures_and_writes_pictures(restored, tmp_path, capsys):
     demo(tmp_path)
     out = capsys.readouterr().out
-    assert all(word in out for word in ("PSNR-Y", "LPIPS-VGG", "bicubic", "restored", "again in"))
+    assert all(word in out for word in ("PSNR", "LPIPS-VGG", "bicubic", "restored", "again in"))
     np.testing.assert_array_equal(read_image(tmp_path / DEGRADED_PHOTOGRAPH.name), restored)
     assert read_image(tmp_path / "side_by_side.png").shape == (512, 3 * 512, 3)

@@ -16,8 +16,9 @@ def demo(output: Path = Path("outputs/demo")) -> None:
 
     from tvt_jax.bundled import DEGRADED_PHOTOGRAPH, HELDOUT_PHOTOGRAPHS
     from tvt_jax.evaluation.methods import load_method
-    from tvt_jax.evaluation.protocol import METRICS, Quality
-    from tvt_jax.evaluation.report import table_cell
+    from tvt_jax.evaluation.protocol import PROTOCOLS
+    from tvt_jax.evaluation.quality import METRICS, Quality
+    from tvt_jax.evaluation.report import metric_cells
     from tvt_jax.images import read_image, write_image
     from tvt_jax.inference.upscaler import Upscaler
 
@@ -36,12 +37,12 @@ def demo(output: Path = Path("outputs/demo")) -> None:
     )
 
     bicubic = load_method("bicubic")(degraded)
-    quality = Quality()
-    print(f"{'':16}" + "".join(f"{title:>12}" for title, _ in METRICS.values()))
+    quality = Quality(PROTOCOLS["classic"])
+    print(f"{'':16}" + "".join(f"{METRICS[name].title:>14}" for name in quality.metrics))
     for name, image in {"bicubic": bicubic, "restored": restored}.items():
         values = quality.measure(image, original)
-        cells = (table_cell(values[metric], d) for metric, (_, d) in METRICS.items())
-        print(f"{name:16}" + "".join(f"{cell:>12}" for cell in cells))
+        cells = metric_cells(values, quality.metrics)
+        print(f"{name:16}" + "".join(f"{cell:>14}" for cell in cells))
     quality.print_notes()
 
     result, comparison = output / DEGRADED_PHOTOGRAPH.name, output / "side_by_side.png"

@@ -32,23 +32,27 @@ def vae(model: list[Path], input: Path, output: Path | None = None, quiet: bool 
 def images(
     pred: Path,
     ref: Path,
-    metrics: str = "psnr,ssim,lpips-vgg,lpips-alex",
+    protocol: str = "paper",
+    metrics: str | None = None,
     output: Path | None = None,
     quiet: bool = False,
 ) -> None:
-    """Compare images with their references of the same names: PSNR-Y, SSIM-Y and LPIPS.
+    """Compare images with their references of the same names.
 
     Args:
         pred: a folder of images, searched to the bottom, or one image.
         ref: a folder with the same names (suffixes may differ), or one image.
-        metrics: what to measure, separated by commas.
+        protocol: what PSNR and SSIM are measured on: paper (Y, no border), classic (Y, 4 px cut),
+            realce (RGB, 2 px cut).
+        metrics: instead of the protocol's, separated by commas: psnr, ssim, fsimc, fsim, ms-ssim,
+            gmsd, lpips-vgg, lpips-alex, dists, niqe.
         output: report in JSON with the protocol, versions and the values of each image.
         quiet: print nothing but the table and errors.
     """
     from tvt_jax.evaluation.images_report import compare_images, images_table
 
     _check_report_file(output)
-    report = compare_images(pred, ref, [m.strip() for m in metrics.split(",")], quiet)
+    report = compare_images(pred, ref, protocol, _names(metrics), quiet)
     print(images_table(report))
     _write_report(output, report)
 
@@ -56,35 +60,59 @@ def images(
 def restoration(
     model: tuple[Path, ...] = (),
     against: str = "bicubic,lanczos",
+    pred: tuple[Path, ...] = (),
+    dataset: str | None = None,
+    data: Path = Path("."),
+    protocol: str | None = None,
+    metrics: str | None = None,
     degradation: str = "realistic",
     text: bool = False,
     output: Path | None = None,
     quiet: bool = False,
 ) -> None:
-    """Restore the public benchmark by several methods: quality, seconds, memory, legible text.
+    """Restore a data set by several methods: quality beside the paper's, seconds, memory.
 
-    The nine images come from the packages scikit-image, scikit-learn and matplotlib, installed or
-    fetched from PyPI once. Each method runs in a process of its own.
+    Without --dataset it is the public benchmark: nine images of the packages scikit-image,
+    scikit-learn and matplotlib, installed or fetched from PyPI once. Each method runs in a process
+    of its own.
 
     Args:
         model: model folders; one row each.
         against: methods to compare with, separated by commas: bicubic, lanczos, realesrgan-x4plus,
             realesr-animevideov3.
-        degradation: "realistic" (blur, noise, JPEG) or "bicubic".
+        pred: folders of images that something else restored, by the names of the data set.
+        dataset: realsr, drealsr, div2k-val (StableSR's test sets, the paper's Table 2), or a folder
+            with test_LR and test_HR, or lq and gt.
+        data: folder where StableSR's test sets were unpacked.
+        protocol: paper, classic or realce; default paper for a data set, classic without.
+        metrics: instead of the protocol's, separated by commas; see `evaluate images`.
+        degradation: of the public benchmark: realistic (blur, noise, JPEG) or bicubic.
         text: also render text, degrade and restore it, and count the characters that OCR reads.
-        output: folder for the report in JSON and all images.
+        output: folder for the report (JSON, CSV, Markdown) and all images.
         quiet: print nothing but the table and errors.
     """
     from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
 
     if output is not None and output.is_file():
         raise UserError(f"`output` {output} is a file, and a folder is wanted here.")
-    methods = [name.strip() for name in against.split(",") if name.strip()]
-    methods += [str(folder) for folder in model]
-    report = evaluate_restoration(methods, degradation, text, output, quiet)
+    report = evaluate_restoration(
+        [*(_names(against) or ()), *map(str, model)],
+        dataset=dataset,
+        data=data,
+        pred=pred,
+        degradation=degradation,
+        protocol=protocol,
+        metrics=_names(metrics),
+        text=text,
+        output=output,
+        quiet=quiet,
+    )
     print(restoration_table(report))
-    if output is not None:
-        _write_report(output / "report.json", report)
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names that commas separate."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _check_report_file(output: Path | None) -> None:
@@ -93,11 +121,10 @@ def _check_report_file(output: Path | None) -> None:
 
 
 def _write_report(output: Path | None, report: dict[str, Any]) -> None:
-    from tvt_jax.files import atomic_file, write_json
+    from tvt_jax.evaluation.report import write_report
 
     if output is not None:
-        with atomic_file(output) as temporary:
-            write_json(temporary, report)
+        write_report(output, report)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from tvt_jax.evaluation.reconstruction import reconstruct
 from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
 from tvt_jax.images import read_image
 from tvt_jax.metrics import compiled
-from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.color import luma
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
 from tvt_jax.models.networks import abstract_network, init_network

@@ -11,10 +11,10 @@ from tests.support.parity import nchw
 from tvt_jax import evaluate
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import protocol
+from tvt_jax.evaluation import quality
 from tvt_jax.evaluation.images_report import compare_images
 from tvt_jax.images import read_image
-from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.color import luma
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
 
@@ -36,7 +36,7 @@ def folders(tmp_path):
 
 def test_values_are_those_of_the_metrics(folders):
     pred, ref = folders
-    report = compare_images(pred, ref, ["ssim", "psnr", "lpips-alex"], quiet=True)
+    report = compare_images(pred, ref, "classic", ["ssim", "psnr", "lpips-alex"], quiet=True)
     json.loads(json.dumps(report, allow_nan=False))
     assert [row["file"] for row in report["images"]] == ["a", "deep/b"]
     for row in report["images"]:
@@ -53,20 +53,30 @@ def test_values_are_those_of_the_metrics(folders):
 def test_the_command(folders, tmp_path, capsys):
     pred, ref = folders
     output = tmp_path / "reports" / "report.json"
-    evaluate.images(pred, ref, "psnr, ssim", output, quiet=True)
+    evaluate.images(pred, ref, "classic", "psnr, ssim", output, quiet=True)
     report = json.loads(output.read_text())
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| PSNR-Y | SSIM-Y |"
+    assert lines[0] == "| PSNR ↑ | SSIM ↑ |"
     assert lines[2] == f"| {report['mean']['psnr']:.2f} | {report['mean']['ssim']:.4f} |"
     assert "Means over 2 images" in lines[4]
 
 
 def test_single_images_and_equal_ones(folders):
     pred, ref = folders
-    report = compare_images(pred / "a.png", ref / "a.jpg", ["psnr"], quiet=True)
+    report = compare_images(pred / "a.png", ref / "a.jpg", metrics=["psnr"], quiet=True)
     assert len(report["images"]) == 1 and report["mean"]["psnr"] > 20
-    report = compare_images(ref, ref, ["psnr", "ssim"], quiet=True)
-    assert report["mean"]["psnr"] is None and report["mean"]["ssim"] == 1
+    for protocol, equal in (("classic", None), ("paper", 80)):
+        report = compare_images(ref, ref, protocol, ["psnr", "ssim", "fsim", "gmsd"], quiet=True)
+        assert report["mean"] == {"psnr": equal, "ssim": 1, "fsim": 1, "gmsd": 0}
+        assert report["protocol"]["name"] == protocol
+
+
+def test_images_too_small_for_a_metric_have_no_value(folders, capsys):
+    pred, ref = folders
+    report = compare_images(pred, ref, metrics=["ms-ssim", "psnr"])
+    assert report["mean"]["ms-ssim"] is None and report["mean"]["psnr"] > 20
+    assert report["notes"] == ["no ms-ssim of images smaller than 161 px"]
+    assert capsys.readouterr().err.count("note: no ms-ssim") == 1
 
 
 def test_mistakes(folders, tmp_path, monkeypatch):
@@ -74,23 +84,23 @@ def test_mistakes(folders, tmp_path, monkeypatch):
 
     def fails(match, pred=pred, ref=ref, metrics=("psnr",)):
         with pytest.raises(UserError, match=match):
-            compare_images(pred, ref, metrics, quiet=True)
+            compare_images(pred, ref, "paper", metrics, quiet=True)
 
     fails("`metrics`: fid is unknown; choose from psnr, ssim", metrics=["psnr", "fid"])
     fails("`pred` .*none does not exist", pred=tmp_path / "none")
     fails("`ref` .*none does not exist", ref=tmp_path / "none")
     (tmp_path / "empty").mkdir()
     fails("`ref` .*empty has no images", ref=tmp_path / "empty")
-    monkeypatch.setattr(protocol, "load_lpips", missing)
+    monkeypatch.setattr(quality, "load_lpips", missing)
     fails("vgg16 is not there", metrics=["lpips-vgg"])
 
     Image.new("RGB", (64, 48)).save(pred / "extra.png")
-    fails("ref has no counterpart of these images of `pred`: extra")
+    fails("ref lacks extra")
     (pred / "extra.png").unlink()
     (pred / "a.png").rename(pred / "c.png")
-    fails("ref has no counterpart of these images of `pred`: c")
+    fails("ref lacks c; .*pred lacks a")
     (ref / "c.png").write_bytes((pred / "c.png").read_bytes())
-    fails("pred has no counterpart of these images of `ref`: a")
+    fails("pred lacks a")
     (pred / "a.jpg").write_bytes((ref / "a.jpg").read_bytes())
     Image.new("RGB", (64, 44)).save(pred / "c.png")
     fails("c.png is 64x44 px and .*c.png is 64x48; both must have one size")

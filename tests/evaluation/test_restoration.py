@@ -14,7 +14,7 @@ from PIL import Image, ImageFont
 from tvt_jax import evaluate
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import protocol, restoration_report
+from tvt_jax.evaluation import methods, public_benchmark, quality, restoration_report
 from tvt_jax.evaluation.methods import (
     METHODS,
     check_method,
@@ -25,7 +25,7 @@ from tvt_jax.evaluation.public_benchmark import degrade
 from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
 from tvt_jax.images import read_image
 from tvt_jax.inference.upscaler import Upscaler
-from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.color import luma
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
 
@@ -44,11 +44,10 @@ def missing(net):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(protocol, "load_lpips", missing)
+        monkeypatch.setattr(quality, "load_lpips", missing)
+        monkeypatch.setattr(public_benchmark, "benchmark_images", lambda: IMAGES)
         folder = tmp_path_factory.mktemp("out")
-        made = evaluate_restoration(
-            ["bicubic", "lanczos"], output=folder, quiet=True, images=IMAGES
-        )
+        made = evaluate_restoration(["bicubic", "lanczos"], output=folder, quiet=True)
     return made, folder
 
 
@@ -92,12 +91,13 @@ def test_table_and_report(report):
     lines = restoration_table(made).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2].startswith(f"| bicubic | {made['methods'][0]['mean']['psnr']:.2f} |")
-    assert "Means over 2 images, x4, realistic degradation" in lines[5]
+    assert "Means over 2 images of public benchmark, x4, realistic degradation" in lines[5]
 
 
 def test_a_bicubic_low_resolution_is_another_task(monkeypatch, report):
-    monkeypatch.setattr(protocol, "load_lpips", missing)
-    made = evaluate_restoration(["bicubic"], "bicubic", quiet=True, images=IMAGES)
+    monkeypatch.setattr(public_benchmark, "benchmark_images", lambda: IMAGES)
+    monkeypatch.setattr(quality, "load_lpips", missing)
+    made = evaluate_restoration(["bicubic"], degradation="bicubic", quiet=True)
     assert made["methods"][0]["mean"]["psnr"] > report[0]["methods"][0]["mean"]["psnr"] + 0.5
 
 
@@ -107,11 +107,12 @@ def test_text_is_counted_for_each_method(monkeypatch, tmp_path):
     font.write_bytes(ImageFont.load_default(20).font_bytes)
     pages = restoration_report.render_pages([str(font)], 1)
     first = pages["text_00"].lines[0].text
-    monkeypatch.setattr(protocol, "load_lpips", missing)
+    monkeypatch.setattr(quality, "load_lpips", missing)
+    monkeypatch.setattr(public_benchmark, "benchmark_images", lambda: IMAGES)
     monkeypatch.setattr(restoration_report, "text_fonts", lambda: [str(font)])
     monkeypatch.setattr(restoration_report, "render_pages", lambda fonts: pages)
     monkeypatch.setattr(restoration_report, "load_reader", lambda: lambda image: first)
-    made = evaluate_restoration(["bicubic"], text=True, output=tmp_path, quiet=True, images=IMAGES)
+    made = evaluate_restoration(["bicubic"], text=True, output=tmp_path, quiet=True)
     row = made["methods"][0]
     assert 0.05 < row["text"] == made["text_of_the_originals"] < 0.6
     assert read_image(tmp_path / "bicubic" / "text_00.png").shape == (512, 512, 3)
@@ -133,36 +134,35 @@ def test_a_model_folder_is_a_method(monkeypatch, tmp_path):
     assert seen == [(str(tmp_path), 4)]
 
 
-def test_one_run_of_each_shape_is_not_timed(monkeypatch):
-    from tvt_jax.evaluation import methods
-
-    calls = []
+def test_one_run_of_each_shape_is_not_timed(monkeypatch, tmp_path):
+    calls, files = [], {}
 
     def method(image):
         calls.append(image.shape)
         return np.zeros((4 * image.shape[0], 4 * image.shape[1], 3), np.uint8)
 
     monkeypatch.setattr(methods, "load_method", lambda name: method)
-    images = {str(n): np.zeros((8, width, 3), np.uint8) for n, width in enumerate((8, 9, 8))}
-    restored = methods._restore("x", images, {"page": images["0"]})
-    assert sorted(calls[:2]) == [(8, 8, 3), (8, 9, 3)] and len(calls) == 6
-    assert set(restored.seconds) == set("012") and set(restored.images) == {*"012", "page"}
+    for n, width in enumerate((8, 9, 8)):
+        files[str(n)] = tmp_path / f"{n}.png"
+        Image.new("RGB", (width, 8)).save(files[str(n)])
+    restored = methods._restore("x", files, tmp_path / "out", {"page": files["0"]})
+    assert calls.count((8, 8, 3)) == 4 and calls.count((8, 9, 3)) == 2
+    assert set(restored.seconds) == set("012")
+    assert {p.stem for p in (tmp_path / "out").iterdir()} == {*"012", "page"}
     monkeypatch.setattr(methods, "load_method", lambda name: lambda image: image)
     with pytest.raises(UserError, match=r"makes \(8, 8, 3\) of \(8, 8, 3\), not \(32, 32, 3\)"):
-        methods._restore("x", images, {})
+        methods._restore("x", files, tmp_path / "out", {})
 
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_dies_is_one_line(monkeypatch):
+def test_a_process_that_dies_is_one_line(monkeypatch, tmp_path):
     """As Linux ends a process when the memory does not suffice."""
-    from tvt_jax.evaluation import methods
-
     monkeypatch.setattr(methods, "_restore", die)
     with pytest.raises(UserError, match="the process of bicubic died"):
-        restore_in_own_process("bicubic", {})
+        restore_in_own_process("bicubic", {}, tmp_path)
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -7,8 +7,8 @@ import torch
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import nchw
 from tvt_jax.metrics import compiled
+from tvt_jax.metrics.color import luma
 from tvt_jax.metrics.lpips import lpips
-from tvt_jax.metrics.luma import luma
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
 from tvt_jax.weights.lpips import load_lpips

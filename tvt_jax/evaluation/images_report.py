@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.protocol import METRICS, MIN_SIDE, PROTOCOL, Quality
-from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
-from tvt_jax.images import find_images, read_image
+from tvt_jax.evaluation.datasets import check_same_names, images_by_name
+from tvt_jax.evaluation.protocol import find_protocol
+from tvt_jax.evaluation.quality import METRICS, MIN_SIDE, Quality
+from tvt_jax.evaluation.report import markdown_table, mean_values, metric_cells
+from tvt_jax.images import read_image
 from tvt_jax.progress import progress
-
-_SHOWN = 5  # names in a message
 
 
 def compare_images(
-    pred: Path, ref: Path, metrics: Sequence[str] = tuple(METRICS), quiet: bool = False
+    pred: Path,
+    ref: Path,
+    protocol: str = "paper",
+    metrics: Sequence[str] | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Measures every image against its reference.
 
@@ -22,19 +26,19 @@ def compare_images(
       pred: a folder, searched to the bottom, or one image.
       ref: the same; images belong together that have the same path below their folders, whatever
         their suffixes. Two single images belong together whatever their names.
-      metrics: names, of `protocol.METRICS`.
-      quiet: no progress bar.
+      protocol: of `PROTOCOLS`.
+      metrics: names, of `quality.METRICS`; default those of the protocol.
+      quiet: no progress bar, no notes.
 
-    Returns: the report, ready for JSON: `pred`, `ref`, `protocol`, `versions`, `mean`, `images`.
-      Values are None where they are infinite (PSNR of equal images).
+    Returns: the report, ready for JSON: `pred`, `ref`, `protocol`, `versions`, `weights`, `notes`,
+      `mean`, `images`. Values are None where they are infinite or undefined.
     Raises:
       UserError: a folder is missing or has no images, an image has no counterpart, another size
-        than it, or is damaged or smaller than 32 px; LPIPS weights are not there.
+        than it, or is damaged or smaller than 32 px; weights are not there.
     """
-    quality = Quality(metrics, required=True)
-    pairs = _pairs(pred, ref)
+    quality = Quality(find_protocol(protocol), metrics, required=True)
     rows = []
-    for name, (first, second) in progress(list(pairs.items()), "comparing", quiet):
+    for name, (first, second) in progress(list(_pairs(pred, ref).items()), "comparing", quiet):
         image, reference = read_image(first), read_image(second)
         height, width = reference.shape[:2]
         if image.shape != reference.shape:
@@ -46,11 +50,12 @@ def compare_images(
             raise UserError(f"{first} is smaller than {MIN_SIDE} px.")
         values = quality.measure(image, reference)
         rows.append({"file": name, "width": width, "height": height, **values})
+    if not quiet:
+        quality.print_notes()
     return {
         "pred": str(pred),
         "ref": str(ref),
-        "protocol": PROTOCOL,
-        "versions": versions(),
+        **quality.report(),
         "mean": mean_values([{m: row[m] for m in quality.metrics} for row in rows]),
         "images": rows,
     }
@@ -58,42 +63,22 @@ def compare_images(
 
 def images_table(report: Mapping[str, Any]) -> str:
     """The means of a report of `compare_images` in Markdown."""
-    shown = {name: METRICS[name] for name in report["mean"]}
-    cells = [table_cell(report["mean"][name], decimals) for name, (_, decimals) in shown.items()]
+    mean = report["mean"]
     return "\n".join(
         [
-            *markdown_table([title for title, _ in shown.values()], [cells]),
+            *markdown_table([METRICS[name].title for name in mean], [metric_cells(mean, mean)]),
             "",
             f"Means over {len(report['images'])} images of {report['pred']} against "
             f"{report['ref']}.",
+            f"Protocol {report['protocol']['described']}.",
         ]
     )
 
 
 def _pairs(pred: Path, ref: Path) -> dict[str, tuple[Path, Path]]:
     """Path of an image and of its reference, by their common name."""
+    predictions, references = images_by_name(pred, "`pred`"), images_by_name(ref, "`ref`")
     if pred.is_file() and ref.is_file():
-        return {pred.name: (find_images(pred, "`pred`")[0][0], find_images(ref, "`ref`")[0][0])}
-    predictions, references = _by_name(pred, "`pred`"), _by_name(ref, "`ref`")
-    for folder, there, parameter, here in (
-        (ref, references, "`pred`", predictions),
-        (pred, predictions, "`ref`", references),
-    ):
-        missing = sorted(set(here) - set(there))
-        if missing:
-            names = ", ".join(missing[:_SHOWN])
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            raise UserError(
-                f"{folder} has no counterpart of these images of {parameter}: {names}{more}."
-            )
+        return {pred.name: (pred, ref)}
+    check_same_names(str(pred), predictions, str(ref), references)
     return {name: (path, references[name]) for name, path in predictions.items()}
-
-
-def _by_name(folder: Path, parameter: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path, relative in find_images(folder, parameter):
-        name = relative.with_suffix("").as_posix()
-        if name in found:
-            raise UserError(f"{found[name]} and {path} have one name; keep one of them.")
-        found[name] = path
-    return found

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tvt_jax.errors import UserError
+from tvt_jax.images import read_image, write_image
 
 SCALE = 4
 Method = Callable[[np.ndarray], np.ndarray]
@@ -34,16 +35,14 @@ _PEERS = (
 
 
 class Restored(NamedTuple):
-    """What a method made of images.
+    """What restoring images took.
 
     Attributes:
-      images: [4H, 4W, 3] uint8, by name.
       seconds: for each of the timed images, by name.
       memory: the most that the process held at a time, bytes, Python and libraries included; None
         where the platform does not tell (Linux does).
     """
 
-    images: dict[str, np.ndarray]
     seconds: dict[str, float]
     memory: int | None
 
@@ -79,14 +78,18 @@ def load_method(name: str) -> Method:
 
 
 def restore_in_own_process(
-    name: str, images: Mapping[str, np.ndarray], untimed: Mapping[str, np.ndarray] | None = None
+    name: str,
+    images: Mapping[str, Path],
+    output: Path,
+    untimed: Mapping[str, Path] | None = None,
 ) -> Restored:
-    """Runs a method over images in a new process.
+    """Runs a method over image files in a new process.
 
     Args:
       name: as in `load_method`.
-      images: [H, W, 3] uint8 by name. The first of each shape is restored once before anything is
-        timed, since networks are compiled for a shape.
+      images: files by name. The first of each shape is restored once before it is timed, since
+        networks are compiled for a shape.
+      output: folder of the results, PNG by their names.
       untimed: more images; they count for nothing but the result.
 
     Raises:
@@ -95,29 +98,40 @@ def restore_in_own_process(
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as executor:
-            return executor.submit(_restore, name, dict(images), dict(untimed or {})).result()
+            arguments = (name, dict(images), output, dict(untimed or {}))
+            return executor.submit(_restore, *arguments).result()
     except BrokenProcessPool as error:
         raise UserError(
             f"the process of {name} died; most likely the memory does not suffice."
         ) from error
 
 
-def _restore(name: str, images: dict[str, np.ndarray], untimed: dict[str, np.ndarray]) -> Restored:
+def _restore(
+    name: str, images: dict[str, Path], output: Path, untimed: dict[str, Path]
+) -> Restored:
     method = load_method(name)
-    for image in {image.shape: image for image in reversed(images.values())}.values():
-        method(image)
-    restored, seconds = {}, {}
-    for key, image in images.items():
+    seconds, seen = {}, set()
+    for key, file in images.items():
+        image = read_image(file)
+        if image.shape not in seen:
+            seen.add(image.shape)
+            method(image)
         start = time.perf_counter()
-        restored[key] = method(image)
+        restored = method(image)
         seconds[key] = time.perf_counter() - start
+        _write(name, image, restored, output / f"{key}.png")
     memory = _peak_memory()
-    restored |= {key: method(image) for key, image in untimed.items()}
-    for key, image in {**images, **untimed}.items():
-        wanted = (SCALE * image.shape[0], SCALE * image.shape[1], 3)
-        if restored[key].shape != wanted:
-            raise UserError(f"{name} makes {restored[key].shape} of {image.shape}, not {wanted}.")
-    return Restored(restored, seconds, memory)
+    for key, file in untimed.items():
+        image = read_image(file)
+        _write(name, image, method(image), output / f"{key}.png")
+    return Restored(seconds, memory)
+
+
+def _write(name: str, image: np.ndarray, restored: np.ndarray, path: Path) -> None:
+    wanted = (SCALE * image.shape[0], SCALE * image.shape[1], 3)
+    if restored.shape != wanted:
+        raise UserError(f"{name} makes {restored.shape} of {image.shape}, not {wanted}.")
+    write_image(path, restored)
 
 
 def _peak_memory() -> int | None:

@@ -1,104 +1,89 @@
-"""The figures that a restored image gets, by one protocol for all reports."""
+"""How images are compared: choices that move PSNR and SSIM by more than methods do, with names."""
 
-import math
-import sys
-from collections.abc import Sequence
+import dataclasses
+from typing import Literal
 
 import numpy as np
 
 from tvt_jax.errors import UserError
-from tvt_jax.metrics.lpips import lpips
-from tvt_jax.metrics.luma import luma
+from tvt_jax.metrics.color import luma
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
-from tvt_jax.models.networks import Network
-from tvt_jax.weights.lpips import load_lpips
-
-BORDER = 4  # px
-MIN_SIDE = 32  # px; AlexNet's last features of smaller images are empty
-# Title and decimals in tables, by the name of the metric.
-METRICS = {
-    "psnr": ("PSNR-Y", 2),
-    "ssim": ("SSIM-Y", 4),
-    "lpips-vgg": ("LPIPS-VGG", 4),
-    "lpips-alex": ("LPIPS-Alex", 4),
-}
-_LPIPS_NETS = {"lpips-vgg": "vgg16", "lpips-alex": "alexnet"}
-PROTOCOL = {
-    "psnr, ssim": f"Y of BT.601 (16 to 235, not rounded), {BORDER} px cut on each side; SSIM with "
-    "Gaussian windows of 11x11 px, sigma 1.5, inside of the image; data range 255",
-    "lpips-vgg, lpips-alex": "version 0.1 of the weights, whole 8-bit RGB image",
-    "mean": "over the images",
-}
 
 
-def luma_inside(image: np.ndarray) -> np.ndarray:
-    """Luma of [H, W, 3] without the border that does not count."""
-    return luma(image[BORDER:-BORDER, BORDER:-BORDER])
-
-
-class Quality:
-    """Measures images against their references.
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What PSNR and SSIM are measured on; the other metrics have one definition each.
 
     Attributes:
-      notes: why a metric stays empty.
+      name: by which it is chosen, and which stands in every table and report.
+      source: who measures so.
+      metrics: of `quality.METRICS`, those that its tables have.
+      channel: luma of BT.601 (16 to 235), or the mean of red, green and blue.
+      border: px on each side that do not count.
+      psnr_epsilon: see `psnr`.
+      round_luma: whether SSIM sees luma as integers; PSNR never does.
+      clip_contrast: see `ssim`.
     """
 
-    def __init__(self, metrics: Sequence[str] = tuple(METRICS), required: bool = False):
-        """Loads what the metrics need.
+    name: str
+    source: str
+    metrics: tuple[str, ...]
+    channel: Literal["Y", "RGB"]
+    border: int
+    psnr_epsilon: float = 0.0
+    round_luma: bool = False
+    clip_contrast: bool = False
 
-        Args:
-          metrics: names, of `METRICS`.
-          required: whether missing weights are an error; otherwise LPIPS stays empty, with a note.
+    def psnr(self, image: np.ndarray, reference: np.ndarray) -> float:
+        """PSNR of [H, W, 3] uint8, dB."""
+        return psnr(self._channel(image), self._channel(reference), self.psnr_epsilon)
 
-        Raises:
-          UserError: a metric is unknown, or `required` weights are not there.
-        """
-        unknown = [name for name in metrics if name not in METRICS]
-        if unknown or not metrics:
-            raise UserError(
-                f"`metrics`: {', '.join(unknown) or 'none'} is unknown; choose from "
-                f"{', '.join(METRICS)}."
-            )
-        self.metrics = tuple(metrics)
-        self.notes: list[str] = []
-        self._nets: dict[str, Network] = {}
-        for name in metrics:
-            if name not in _LPIPS_NETS:
-                continue
-            try:
-                self._nets[name] = load_lpips(_LPIPS_NETS[name])
-            except UserError as error:
-                if required:
-                    raise
-                self.notes.append(f"no {name}: {error}")
+    def ssim(self, image: np.ndarray, reference: np.ndarray) -> float:
+        """SSIM of [H, W, 3] uint8."""
+        pair = self._channel(image), self._channel(reference)
+        if self.round_luma:
+            pair = tuple(np.round(x) for x in pair)
+        return ssim(*pair, self.clip_contrast)
 
-    def print_notes(self) -> None:
-        """Prints the notes on stderr."""
-        for note in self.notes:
-            print(f"note: {note}", file=sys.stderr)
+    def _channel(self, image):
+        inside = slice(self.border, -self.border or None)
+        image = image[inside, inside]
+        return luma(image) if self.channel == "Y" else image
 
-    def measure(self, image: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
-        """All metrics of one image.
+    def described(self) -> str:
+        """The choices in a line."""
+        channel = "Y of BT.601 (16 to 235)" if self.channel == "Y" else "RGB"
+        border = f"{self.border} px cut on each side" if self.border else "no border cut"
+        line = f"{self.name} ({self.source}): PSNR and SSIM on {channel}, {border}"
+        if self.psnr_epsilon:
+            line += f", PSNR with {self.psnr_epsilon:g} added to the mean square error"
+        if self.round_luma:
+            line += ", SSIM on rounded Y"
+        if self.clip_contrast:
+            line += ", negative contrast terms of SSIM 0"
+        return line + "; 8-bit images, means over images"
 
-        Args:
-          image, reference: [H, W, 3] uint8 of one shape, at least 32 px a side.
 
-        Returns: value by metric; None where it is infinite (PSNR of equal images) or its weights
-          are missing.
-        Raises:
-          UserError: memory does not suffice.
-        """
-        y = luma_inside(image), luma_inside(reference)
-        values = {}
-        for name in self.metrics:
-            if name == "psnr":
-                values[name] = psnr(*y)
-            elif name == "ssim":
-                values[name] = ssim(*y)
-            elif name in self._nets:
-                net = self._nets[name]
-                values[name] = float(lpips(net, image[None], reference[None])[0])
-            else:
-                values[name] = math.nan
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        # What OSEDiff's evaluation measures and FSIMc; its published figures are met exactly.
+        Protocol(
+            "paper", "Tables 2 and 6 of TVT", ("psnr", "ssim", "fsimc", "lpips-alex", "dists"),
+            "Y", 0, psnr_epsilon=1e-8, round_luma=True, clip_contrast=True,
+        ),
+        Protocol(
+            "classic", "super-resolution before diffusion",
+            ("psnr", "ssim", "lpips-vgg", "lpips-alex"), "Y", 4,
+        ),
+        Protocol("realce", "Real-CE, Table 3 of TVT", ("psnr", "ssim", "lpips-alex"), "RGB", 2),
+    )
+}  # fmt: skip
+
+
+def find_protocol(name: str) -> Protocol:
+    """Raises UserError unless `name` is one of `PROTOCOLS`."""
+    if name not in PROTOCOLS:
+        raise UserError(f"`protocol` {name} is not one of {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[name]

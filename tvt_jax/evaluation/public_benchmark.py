@@ -8,6 +8,7 @@ by the image's name. Nobody trains on the images: `assets/photographs/reserved.t
 
 import io
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -16,8 +17,10 @@ from PIL import Image
 
 from tvt_jax.data.degradation.kernels import blur_kernel
 from tvt_jax.downloads import Wheel, wheel_files
+from tvt_jax.errors import UserError
+from tvt_jax.evaluation.datasets import Dataset
 from tvt_jax.evaluation.methods import SCALE
-from tvt_jax.images import decode_image
+from tvt_jax.images import decode_image, write_image
 
 CROP = 512  # px
 DEGRADATIONS = ("realistic", "bicubic")
@@ -86,6 +89,32 @@ _SOURCES = {
     "flower": _Source(_SCIKIT_LEARN, "sklearn/datasets/images/flower.jpg"),
     "grace_hopper": _Source(MATPLOTLIB, "matplotlib/mpl-data/sample_data/grace_hopper.jpg"),
 }
+
+
+def write_benchmark(folder: Path, degradation: str) -> Dataset:
+    """Writes the high resolutions to `hr/` and the low ones to `lr/`, PNG.
+
+    Args:
+      folder: where to.
+      degradation: one of `DEGRADATIONS`.
+
+    Raises:
+      UserError: the degradation is unknown, the images cannot be had, or the folder not be written.
+    """
+    if degradation not in DEGRADATIONS:
+        raise UserError(f"`degradation` {degradation} is not one of {', '.join(DEGRADATIONS)}.")
+    low, high = {}, {}
+    for name, image in benchmark_images().items():
+        low[name], high[name] = write_pair(folder, name, image, degradation)
+    return Dataset("public benchmark", low, high)
+
+
+def write_pair(folder: Path, name: str, image: np.ndarray, degradation: str) -> tuple[Path, Path]:
+    """Writes an image and its low resolution; returns (low, high)."""
+    low, high = folder / "lr" / f"{name}.png", folder / "hr" / f"{name}.png"
+    write_image(low, degrade(image, name, degradation))
+    write_image(high, image)
+    return low, high
 
 
 def benchmark_images() -> dict[str, np.ndarray]:

@@ -1,9 +1,12 @@
-"""What reports share: means, tables in Markdown, versions."""
+"""What reports share: means, tables in Markdown, the written files."""
 
-import importlib.metadata
+import csv
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import jax
+from tvt_jax.evaluation.quality import METRICS
+from tvt_jax.files import atomic_file, write_json
 
 
 def mean_values(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -17,19 +20,26 @@ def table_cell(value: float | None, decimals: int) -> str:
     return "" if value is None else f"{value:.{decimals}f}"
 
 
+def metric_cells(values: Mapping[str, float | None], metrics: Iterable[str]) -> list[str]:
+    """Figures by metric, in the metrics' order and with their decimals."""
+    return [table_cell(values.get(name), METRICS[name].decimals) for name in metrics]
+
+
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a table in Markdown."""
     lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
     return [lines[0], "|---" * len(titles) + "|", *lines[1:]]
 
 
-def versions() -> dict[str, str]:
-    """What a report's figures were made with."""
-    from tvt_jax import __version__
+def write_report(file: Path, report: Mapping[str, Any]) -> None:
+    """Writes a report as JSON, complete or not at all."""
+    with atomic_file(file) as temporary:
+        write_json(temporary, report)
 
-    packages = ("jax", "flax", "numpy", "opencv-python-headless", "pillow")
-    return {
-        "tvt_jax": __version__,
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": jax.devices()[0].device_kind,
-    }
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of equal keys as CSV, complete or not at all."""
+    with atomic_file(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,13 +1,14 @@
-"""Restoration methods side by side on the public benchmark: quality, time, memory, legibility."""
+"""Restoration methods side by side on a data set: quality, time, memory, legibility."""
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tvt_jax.errors import UserError
+from tvt_jax.evaluation.datasets import Dataset, check_same_names, find_dataset, images_by_name
 from tvt_jax.evaluation.legibility import (
     Page,
     Reader,
@@ -16,151 +17,196 @@ from tvt_jax.evaluation.legibility import (
     text_accuracy,
     text_fonts,
 )
-from tvt_jax.evaluation.methods import (
-    SCALE,
-    Restored,
-    check_method,
-    restore_in_own_process,
+from tvt_jax.evaluation.methods import SCALE, Restored, check_method, restore_in_own_process
+from tvt_jax.evaluation.paper_tables import paper_rows
+from tvt_jax.evaluation.protocol import find_protocol
+from tvt_jax.evaluation.public_benchmark import write_benchmark, write_pair
+from tvt_jax.evaluation.quality import METRICS, Quality
+from tvt_jax.evaluation.report import (
+    markdown_table,
+    mean_values,
+    metric_cells,
+    table_cell,
+    write_csv,
+    write_report,
 )
-from tvt_jax.evaluation.protocol import METRICS, PROTOCOL, Quality
-from tvt_jax.evaluation.public_benchmark import DEGRADATIONS, benchmark_images, degrade
-from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
-from tvt_jax.images import write_image
+from tvt_jax.files import atomic_file
+from tvt_jax.images import read_image
 from tvt_jax.progress import progress
 
-_PROTOCOL = {
-    **PROTOCOL,
+_DEFINITIONS = {
     "pictures": "512x512 crops at fixed coordinates; smaller images whole, cut to multiples of 4",
     "bicubic": "Pillow's bicubic reduction to a quarter",
     "realistic": "anisotropic Gaussian blur, sigma 0.8 to 2.0 px; to a quarter by bicubic, "
     "bilinear or box; Gaussian noise, sigma 5 to 10, 4 in 10 grey; JPEG, quality 40 to 70, 4:2:0; "
     "seeded by the CRC-32 of the name",
-    "seconds": "mean over the images, each timed once after one run of its shape",
-    "memory": "peak resident memory of the method's own process, Python and libraries included",
     "text": "characters of rendered lines that RapidOCR reads rightly; spaces do not count",
 }
 
 
 def evaluate_restoration(
     methods: Sequence[str],
+    dataset: str | None = None,
+    data: Path = Path("."),
+    pred: Sequence[Path] = (),
     degradation: str = "realistic",
+    protocol: str | None = None,
+    metrics: Sequence[str] | None = None,
     text: bool = False,
     output: Path | None = None,
     quiet: bool = False,
-    images: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Restores the benchmark's images with all methods and measures the results.
+    """Restores a data set with all methods and measures the results.
 
     Args:
       methods: names of `methods.METHODS`, and model folders.
-      degradation: one of `public_benchmark.DEGRADATIONS`.
+      dataset: see `find_dataset`; default the public benchmark.
+      data: where known data sets lie.
+      pred: folders of images restored elsewhere, of the data set's names.
+      degradation: of the public benchmark, one of `public_benchmark.DEGRADATIONS`.
+      protocol: of `PROTOCOLS`; default "paper" for a data set, "classic" for the benchmark.
+      metrics: default those of the protocol.
       text: whether to measure the legibility of text too.
-      output: folder for the images: `hr`, `lr`, and one folder for each method.
+      output: folder for the report (`report.json`, `.csv`, `.md`) and the images: one folder for
+        each method; of the benchmark also `hr` and `lr`.
       quiet: no progress bar, no notes.
-      images: others than the benchmark's, [H, W, 3] uint8 by name, H and W multiples of 4.
 
-    Returns: the report, ready for JSON: `degradation`, `protocol`, `versions`, `processors`,
-      `notes`, `text_of_the_originals` (or None) and `methods`; each method with `name`, `mean`,
-      `seconds`, `memory` (MiB, or None), `text` (or None) and `images`. Values are None where a
+    Returns: the report, ready for JSON: `dataset`, `degradation` (or None), `protocol`, `versions`,
+      `weights`, `processors`, `notes`, `text_of_the_originals` (or None), `paper` (rows of its
+      Table 2 by system, where they are comparable) and `methods`; each method with `name`, `mean`,
+      `seconds`, `memory` (MiB) and `text` (each may be None) and `images`. Values are None where a
       metric was not computed or is infinite.
     Raises:
-      UserError: a method or the degradation is unknown, or something that is needed is missing.
+      UserError: a method, the data set or another name is unknown, or something that is needed is
+        missing.
     """
-    if degradation not in DEGRADATIONS:
-        raise UserError(f"`degradation` {degradation} is not one of {', '.join(DEGRADATIONS)}.")
-    if len(set(methods)) < len(methods) or not methods:
+    names = [*methods, *map(str, pred)]
+    if len(set(names)) < len(names) or not names:
         raise UserError("name each method once, and at least one.")
     for method in methods:
         check_method(method)
+    labels = _labels(names)
+    quality = Quality(find_protocol(protocol or ("paper" if dataset else "classic")), metrics)
     reader, pages = (load_reader(), render_pages(text_fonts())) if text else (None, {})
-    high = dict(benchmark_images() if images is None else images)
-    low = {name: degrade(image, name, degradation) for name, image in high.items()}
-    low_pages = {name: degrade(page.image, name, degradation) for name, page in pages.items()}
-    originals = {name: page.image for name, page in pages.items()}
-    if output is not None:
-        _write(output / "hr", {**high, **originals})
-        _write(output / "lr", {**low, **low_pages})
-    labels = _labels(methods)
-    # All of them before the first metric: LPIPS takes the accelerator, and they run on it too.
-    restored = {}
-    for method in progress(methods, "restoring", quiet):
-        restored[method] = restore_in_own_process(method, low, low_pages)
-        if output is not None:
-            _write(output / labels[method], restored[method].images)
-    quality = Quality()
-    rows = [
-        _row(labels[method], restored[method], high, pages, quality, reader)
-        for method in progress(methods, "measuring", quiet)
-    ]
+    with contextlib.ExitStack() as stack:
+        folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = find_dataset(dataset, data) if dataset else write_benchmark(folder, degradation)
+        low_pages = {
+            name: write_pair(folder / "text", name, page.image, degradation)[0]
+            for name, page in pages.items()
+        }
+        files = {str(f): images_by_name(f, "`pred`") for f in pred}
+        for name, images in files.items():
+            check_same_names(name, images, f"the data set {found.name}", found.high)
+        # All of them before the first metric: LPIPS takes the accelerator, and they run on it too.
+        restored: dict[str, Restored | None] = dict.fromkeys(files)
+        for method in progress(methods, "restoring", quiet):
+            target = folder / labels[method]
+            restored[method] = restore_in_own_process(method, found.low, target, low_pages)
+            files[method] = {name: target / f"{name}.png" for name in (*found.low, *pages)}
+        rows = [
+            _row(labels[name], restored[name], files[name], found, pages, quality, reader, quiet)
+            for name in names
+        ]
     if not quiet:
         quality.print_notes()
-    return {
-        "degradation": degradation,
-        "protocol": _PROTOCOL,
-        "versions": versions(),
+    originals = {name: page.image for name, page in pages.items()}
+    report = {
+        "dataset": {"name": found.name, "images": len(found.high)},
+        "degradation": None if dataset else degradation,
+        **quality.report(),
+        "definitions": _DEFINITIONS,
         "processors": os.cpu_count(),
-        "notes": quality.notes,
         "text_of_the_originals": text_accuracy(pages, originals, reader) if text else None,
+        "paper": paper_rows(found.name) if quality.protocol.name == "paper" else {},
         "methods": rows,
     }
+    if output is not None:
+        _write(output, report)
+    return report
 
 
 def _row(
     label: str,
-    restored: Restored,
-    high: Mapping[str, np.ndarray],
+    restored: Restored | None,
+    files: Mapping[str, Path],
+    dataset: Dataset,
     pages: Mapping[str, Page],
     quality: Quality,
     reader: Reader | None,
+    quiet: bool,
 ) -> dict[str, Any]:
-    values = {name: quality.measure(restored.images[name], image) for name, image in high.items()}
+    """What a report tells of one method."""
+    seconds = restored.seconds if restored else {}
+    images = []
+    for name, path in progress(dataset.high.items(), f"measuring {label}", quiet):
+        image, reference = read_image(files[name]), read_image(path)
+        if image.shape != reference.shape:
+            raise UserError(
+                f"{files[name]} is {image.shape[1]}x{image.shape[0]} px and {path} is "
+                f"{reference.shape[1]}x{reference.shape[0]}; both must have one size."
+            )
+        values = quality.measure(image, reference)
+        images.append({"name": name, "seconds": seconds.get(name), **values})
+    memory = restored.memory if restored else None
+    legible = None
+    if reader and restored:
+        legible = text_accuracy(pages, {name: read_image(files[name]) for name in pages}, reader)
     return {
         "name": label,
-        "mean": mean_values(list(values.values())),
-        "seconds": sum(restored.seconds.values()) / len(restored.seconds),
-        "memory": None if restored.memory is None else restored.memory / 2**20,
-        "text": text_accuracy(pages, restored.images, reader) if reader else None,
-        "images": [
-            {"name": name, "seconds": restored.seconds[name], **row} for name, row in values.items()
-        ],
+        "mean": mean_values([{m: image[m] for m in quality.metrics} for image in images]),
+        "seconds": sum(seconds.values()) / len(seconds) if seconds else None,
+        "memory": None if memory is None else memory / 2**20,
+        "text": legible,
+        "images": images,
     }
 
 
 def restoration_table(report: Mapping[str, Any]) -> str:
-    """The means of a report of `evaluate_restoration` in Markdown."""
-    text = report["text_of_the_originals"]
-    titles = ["method", *(title for title, _ in METRICS.values()), "s per image", "peak MiB"]
+    """The means of a report of `evaluate_restoration` in Markdown, the paper's beside them."""
+    metrics, text = list(report["methods"][0]["mean"]), report["text_of_the_originals"]
+    titles = ["method", *(METRICS[name].title for name in metrics), "s per image", "peak MiB"]
     titles += ["text read"] if text is not None else []
     rows = []
     for row in report["methods"]:
-        cells = [row["name"]]
-        cells += [table_cell(row["mean"][name], d) for name, (_, d) in METRICS.items()]
-        cells += [f"{row['seconds']:.3f}", table_cell(row["memory"], 0)]
-        cells += [f"{row['text']:.1%}"] if text is not None else []
+        cells = [row["name"], *metric_cells(row["mean"], metrics)]
+        cells += [table_cell(row["seconds"], 3), table_cell(row["memory"], 0)]
+        cells += ["" if row["text"] is None else f"{row['text']:.1%}"] if text is not None else []
         rows.append(cells)
-    images = report["methods"][0]["images"]
+    for name, values in report["paper"].items():
+        cells = [f"{name} (paper)", *metric_cells(values, metrics)]
+        rows.append(cells + [""] * (len(titles) - len(cells)))
+    dataset, what = report["dataset"], f", {report['degradation']} degradation"
     lines = [
         *markdown_table(titles, rows),
         "",
-        f"Means over {len(images)} images, x{SCALE}, {report['degradation']} degradation; "
-        f"{report['processors']} processors.",
+        f"Means over {dataset['images']} images of {dataset['name']}, x{SCALE}"
+        f"{what if report['degradation'] else ''}; {report['processors']} processors.",
+        f"Protocol {report['protocol']['described']}.",
     ]
     if text is not None:
         lines.append(f"Of the text in full resolution, {text:.1%} is read.")
     return "\n".join(lines)
 
 
-def _labels(methods: Sequence[str]) -> dict[str, str]:
+def _labels(names: Sequence[str]) -> dict[str, str]:
     """What each method is called: its name, or its folder's; in full where that is not unique."""
-    short = {method: Path(method).name or method for method in methods}
-    names = list(short.values())
-    taken = ("hr", "lr")
+    short = {name: Path(name).name or name for name in names}
+    taken = [*short.values(), "hr", "lr", "text"]
     return {
-        method: name if names.count(name) == 1 and name not in taken else method.replace("/", "_")
-        for method, name in short.items()
+        name: label if taken.count(label) == 1 else name.replace("/", "_")
+        for name, label in short.items()
     }
 
 
-def _write(folder: Path, images: Mapping[str, np.ndarray]) -> None:
-    for name, image in images.items():
-        write_image(folder / f"{name}.png", image)
+def _write(folder: Path, report: Mapping[str, Any]) -> None:
+    """Writes the report for programs, spreadsheets and readers."""
+    write_report(folder / "report.json", report)
+    rows = [
+        {"method": method["name"], **image}
+        for method in report["methods"]
+        for image in method["images"]
+    ]
+    write_csv(folder / "report.csv", rows)
+    with atomic_file(folder / "report.md") as temporary:
+        temporary.write_text(restoration_table(report) + "\n", encoding="utf-8")

@@ -12,9 +12,10 @@ import numpy as np
 
 from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation.protocol import BORDER, MIN_SIDE, luma_inside
+from tvt_jax.evaluation.protocol import PROTOCOLS
+from tvt_jax.evaluation.quality import MIN_SIDE, versions
 from tvt_jax.evaluation.reconstruction import reconstruct
-from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, versions
+from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell
 from tvt_jax.images import find_images, read_image
 from tvt_jax.metrics.lpips import lpips
 from tvt_jax.metrics.psnr import psnr
@@ -38,7 +39,7 @@ COLUMNS = (
 PROTOCOL = {
     "reconstruction": "mean of the posterior, float32, 8-bit RGB in and out; padded by reflection "
     "to a multiple of the downsampling, and cut again",
-    "psnr_y, ssim_y": f"Y of BT.601 (16 to 235, not rounded), {BORDER} px cut on each side",
+    "psnr_y, ssim_y": PROTOCOLS["classic"].described(),
     "psnr_rgb, ssim_rgb": "RGB, nothing cut, mean of the channels",
     "ssim": "Gaussian windows of 11x11 px, sigma 1.5, inside of the image; data range 255",
     "lpips": "version 0.1 of the weights, whole 8-bit RGB image",
@@ -184,10 +185,9 @@ def _measure(
     distances = {net: lpips(network, outputs, images) for net, network in nets.items()}
     rows = []
     for i, (output, image) in enumerate(zip(outputs, images, strict=True)):
-        y = luma_inside(output), luma_inside(image)
         values = {
-            "psnr_y": psnr(*y),
-            "ssim_y": ssim(*y),
+            "psnr_y": PROTOCOLS["classic"].psnr(output, image),
+            "ssim_y": PROTOCOLS["classic"].ssim(output, image),
             "psnr_rgb": psnr(output, image),
             "ssim_rgb": ssim(output, image),
             **{f"lpips_{net}": float(d[i]) for net, d in distances.items()},

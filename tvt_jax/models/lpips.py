@@ -51,6 +51,10 @@ class NetLinLayer(nnx.Module):
 class LPIPS(nnx.Module):
     """Perceptual distance; without dropout, and meant to stay frozen.
 
+    Attributes:
+      features: the trunk's layers.
+      blocks: (first, end) of the layers of each block.
+
     Args:
       config: the trunk, one of `LPIPS_NETS`.
       dtype: dtype of the trunk's computation; everything after it is float32.
@@ -88,7 +92,7 @@ class LPIPS(nnx.Module):
                 inputs = width
             ends.append(len(layers))
         self.features = nnx.List(layers)
-        self._blocks = tuple(zip([0, *ends[:-1]], ends, strict=True))
+        self.blocks = tuple(zip([0, *ends[:-1]], ends, strict=True))
         self.lins = nnx.List(
             NetLinLayer(width, dtype=jnp.float32, param_dtype=param_dtype, rngs=rngs)
             for width in config.block_out_channels
@@ -114,10 +118,14 @@ class LPIPS(nnx.Module):
             distance += lin(jnp.mean(jnp.square(_unit(a) - _unit(b)), axis=(1, 2)))
         return distance
 
+    def normalized(self, image):
+        """Brings [B, H, W, 3] in [-1, 1] to ImageNet's mean and deviation; float32."""
+        return (image.astype(jnp.float32) - _SHIFT) / _SCALE
+
     def _trunk(self, image):
         """The last features of each block, [B, h, w, C]."""
-        x, features = (image.astype(jnp.float32) - _SHIFT) / _SCALE, []
-        for start, end in self._blocks:
+        x, features = self.normalized(image), []
+        for start, end in self.blocks:
             x = remat_call(self.remat, nnx.Sequential(*self.features[start:end]), x)
             if not x.size:
                 height, width = image.shape[1:3]
