@@ -110,6 +110,34 @@ def restoration(
     print(restoration_table(report))
 
 
+def text(
+    dataset: Path,
+    model: tuple[Path, ...] = (),
+    against: str = "bicubic",
+    pred: tuple[Path, ...] = (),
+    output: Path | None = None,
+    quiet: bool = False,
+) -> None:
+    """Restore Real-CE's scene text and read it: quality, ACC and NED, beside the paper's Table 3.
+
+    Needs `pip install rapidocr==3.10.0 onnxruntime`.
+
+    Args:
+        dataset: Real-CE's folder, with val/13mm, val/52mm, val/annos and val/valid_list.txt.
+        model: model folders; one row each.
+        against: methods to compare with, separated by commas; bicubic is the floor.
+        pred: folders of images that something else restored, by the names of Real-CE.
+        output: folder for the report in JSON and all images.
+        quiet: print nothing but the table and errors.
+    """
+    from tvt_jax.evaluation.text_report import evaluate_text, text_table
+
+    if output is not None and output.is_file():
+        raise UserError(f"`output` {output} is a file, and a folder is wanted here.")
+    methods = [*(_names(against) or ()), *map(str, model)]
+    print(text_table(evaluate_text(dataset, methods, pred, output, quiet)))
+
+
 def _names(text: str | None) -> list[str] | None:
     """Names that commas separate."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
@@ -129,6 +157,6 @@ def _write_report(output: Path | None, report: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     run(
-        {"images": images, "restoration": restoration, "vae": vae},
+        {"images": images, "restoration": restoration, "text": text, "vae": vae},
         prog="python -m tvt_jax.evaluate",
     )

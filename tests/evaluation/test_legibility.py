@@ -6,7 +6,6 @@ from PIL import ImageFont
 
 from tvt_jax.evaluation import legibility
 from tvt_jax.evaluation.legibility import (
-    edit_distance,
     load_reader,
     render_pages,
     text_accuracy,
@@ -19,14 +18,6 @@ def fonts(tmp_path_factory):
     path = tmp_path_factory.mktemp("fonts") / "aileron.ttf"
     path.write_bytes(ImageFont.load_default(20).font_bytes)
     return [str(path)]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "distance"),
-    [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2), ("ab", "ba", 2)],
-)
-def test_edit_distance(a, b, distance):
-    assert edit_distance(a, b) == edit_distance(b, a) == distance
 
 
 def test_pages_have_all_their_ink_in_their_boxes(fonts):

@@ -9,7 +9,7 @@ from tvt_jax.evaluation.datasets import check_same_names, images_by_name
 from tvt_jax.evaluation.protocol import find_protocol
 from tvt_jax.evaluation.quality import METRICS, MIN_SIDE, Quality
 from tvt_jax.evaluation.report import markdown_table, mean_values, metric_cells
-from tvt_jax.images import read_image
+from tvt_jax.evaluation.restoration_report import measure_image
 from tvt_jax.progress import progress
 
 
@@ -39,16 +39,10 @@ def compare_images(
     quality = Quality(find_protocol(protocol), metrics, required=True)
     rows = []
     for name, (first, second) in progress(list(_pairs(pred, ref).items()), "comparing", quiet):
-        image, reference = read_image(first), read_image(second)
-        height, width = reference.shape[:2]
-        if image.shape != reference.shape:
-            raise UserError(
-                f"{first} is {image.shape[1]}x{image.shape[0]} px and {second} is "
-                f"{width}x{height}; both must have one size."
-            )
+        image, values = measure_image(first, second, quality)
+        height, width = image.shape[:2]
         if min(height, width) < MIN_SIDE:
             raise UserError(f"{first} is smaller than {MIN_SIDE} px.")
-        values = quality.measure(image, reference)
         rows.append({"file": name, "width": width, "height": height, **values})
     if not quiet:
         quality.print_notes()

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tvt_jax.downloads import wheel_files
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.public_benchmark import MATPLOTLIB
+from tvt_jax.evaluation.scene_text import edit_distance
 
 PAGES = 12
 _SIZE = 512  # px
@@ -158,13 +159,3 @@ def text_accuracy(
             right += max(0, len(wanted) - edit_distance(wanted, got))
             total += len(wanted)
     return right / total
-
-
-def edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions and replacements that make one text of another (Levenshtein)."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row = row, [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y)))
-    return row[-1]

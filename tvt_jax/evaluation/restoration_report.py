@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.datasets import Dataset, check_same_names, find_dataset, images_by_name
 from tvt_jax.evaluation.legibility import (
@@ -85,7 +87,7 @@ def evaluate_restoration(
         raise UserError("name each method once, and at least one.")
     for method in methods:
         check_method(method)
-    labels = _labels(names)
+    labels = method_labels(names)
     quality = Quality(find_protocol(protocol or ("paper" if dataset else "classic")), metrics)
     reader, pages = (load_reader(), render_pages(text_fonts())) if text else (None, {})
     with contextlib.ExitStack() as stack:
@@ -140,13 +142,7 @@ def _row(
     seconds = restored.seconds if restored else {}
     images = []
     for name, path in progress(dataset.high.items(), f"measuring {label}", quiet):
-        image, reference = read_image(files[name]), read_image(path)
-        if image.shape != reference.shape:
-            raise UserError(
-                f"{files[name]} is {image.shape[1]}x{image.shape[0]} px and {path} is "
-                f"{reference.shape[1]}x{reference.shape[0]}; both must have one size."
-            )
-        values = quality.measure(image, reference)
+        _, values = measure_image(files[name], path, quality)
         images.append({"name": name, "seconds": seconds.get(name), **values})
     memory = restored.memory if restored else None
     legible = None
@@ -160,6 +156,23 @@ def _row(
         "text": legible,
         "images": images,
     }
+
+
+def measure_image(
+    file: Path, reference: Path, quality: Quality
+) -> tuple[np.ndarray, dict[str, float | None]]:
+    """Reads an image and its reference; returns the image and its metrics.
+
+    Raises:
+      UserError: one cannot be read, or their sizes differ.
+    """
+    image, wanted = read_image(file), read_image(reference)
+    if image.shape != wanted.shape:
+        raise UserError(
+            f"{file} is {image.shape[1]}x{image.shape[0]} px and {reference} is "
+            f"{wanted.shape[1]}x{wanted.shape[0]}; both must have one size."
+        )
+    return image, quality.measure(image, wanted)
 
 
 def restoration_table(report: Mapping[str, Any]) -> str:
@@ -189,7 +202,7 @@ def restoration_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _labels(names: Sequence[str]) -> dict[str, str]:
+def method_labels(names: Sequence[str]) -> dict[str, str]:
     """What each method is called: its name, or its folder's; in full where that is not unique."""
     short = {name: Path(name).name or name for name in names}
     taken = [*short.values(), "hr", "lr", "text"]
