@@ -17,7 +17,7 @@ LAYERS = (
     {"restoration", "parallel", "checkpoint", "weights"},
     {"text"},
     {"conversion", "data", "metrics"},
-    {"training", "inference", "evaluation", "benchmarks"},
+    {"training", "inference", "evaluation", "benchmarks", "export"},
     {"train", "infer", "tag", "convert", "gather", "prepare", "evaluate", "bench", "demo"},
 )
 # The only imports between folders of one row.
@@ -25,6 +25,7 @@ SIDEWAYS = {
     ("evaluation", "inference"),
     ("benchmarks", "training"),
     ("benchmarks", "inference"),
+    ("export", "inference"),
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -60,7 +61,7 @@ def violations(part: str, source: str) -> list[str]:
             found.append(f"{part} imports torch {'at its top' if at_top else ''}")
         if part == "models" and root in ("optax", "orbax", "grain", "safetensors", "pathlib"):
             found.append(f"models imports {module}")
-        if root in ("diffusers", "tensorflow"):
+        if root == "diffusers" or (root == "tensorflow" and (at_top or part != "export")):
             found.append(f"{part} imports {module}")
     return found
 

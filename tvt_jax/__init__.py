@@ -8,6 +8,7 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ExportedUpscaler": "tvt_jax.inference.exported",
     "Tagger": "tvt_jax.inference.tagging",
     "Upscaler": "tvt_jax.inference.upscaler",
     "UserError": "tvt_jax.errors",

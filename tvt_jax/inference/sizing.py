@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+from tvt_jax.errors import UserError
+
 # The release enlarges small inputs until their short side is this after upscaling (its
 # `process_size`), the size that the networks were trained at.
 _PROCESS_SIZE = 512
@@ -13,6 +15,14 @@ _PROCESS_SIZE = 512
 _MAX_ENLARGED_SIDE = 2048
 
 Size = tuple[int, int]  # width, height
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises UserError unless `image` is [H, W, 3] uint8 and not empty."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(
+            f"an image must be [height, width, 3] uint8, not {image.shape} {image.dtype}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,18 @@ from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import color_fix
+from tvt_jax.inference.exported import ExportedUpscaler
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
 from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
 from tvt_jax.restoration import restore
 from tvt_jax.text import Text, build_prompt, load_text
-from tvt_jax.weights.model_folder import load_network, read_scheduler_config
+from tvt_jax.weights.model_folder import (
+    check_is_model_folder,
+    load_network,
+    read_scheduler_config,
+)
 
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -78,11 +83,7 @@ class Upscaler:
         if dtype not in DTYPES:
             raise UserError(f"`dtype` {dtype} is not one of {', '.join(DTYPES)}.")
         model = Path(model)
-        if not (model / "model_index.json").is_file():
-            raise UserError(
-                f"`model` {model} is not a model folder: it has no model_index.json. "
-                "Make one with `python -m tvt_jax.convert official`, or train one."
-            )
+        check_is_model_folder(model)
         if dtype == "auto":
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
@@ -95,6 +96,11 @@ class Upscaler:
             tagger = load_tagger(model, batch_size=1, devices=jax.local_devices()[:1])
         scheduler = read_scheduler_config(model)
         return cls(vae, unet, text, scheduler, tagger)
+
+    @staticmethod
+    def from_export(folder: str | Path) -> ExportedUpscaler:
+        """Opens what `python -m tvt_jax.export --format stablehlo` wrote."""
+        return ExportedUpscaler(folder)
 
     @property
     def takes_prompts(self) -> bool:
@@ -144,7 +150,7 @@ class Upscaler:
           UserError: an argument is wrong, the model takes no prompts, memory does not suffice, or
             the result is not finite.
         """
-        _check_image(image)
+        sizing.check_image(image)
         plan = sizing.plan_sizes(image.shape[1], image.shape[0], options.scale)
         enlarged = sizing.enlarge(image, plan)
         if tags is None:
@@ -170,7 +176,7 @@ class Upscaler:
         Returns: [H, W, 3] float32, about [0, 1] (a colour fix may leave that range).
         Raises: as `upscale`.
         """
-        _check_image(image)
+        sizing.check_image(image)
         options = dataclasses.replace(options, **changes)
         return self._restore(image, options, self._tag(image) if tags is None else tags)
 
@@ -239,13 +245,6 @@ def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, key
 def _finish(restored, reference, method):
     """Applies the colour fix to the cropped image; all [H, W, 3]."""
     return color_fix(restored, reference.astype(jnp.float32) / 255.0, method)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UserError(
-            f"an image must be [height, width, 3] uint8, not {image.shape} {image.dtype}."
-        )
 
 
 def _check_consistent(vae: Network, unet: Network, text: Text, model: Path) -> None:

@@ -56,8 +56,7 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r} is not one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        plain = causal or query.shape[1] * key.shape[1] <= _PLAIN_SCORES
-        backend = "plain" if plain else _long_sequence_backend(query.dtype)
+        backend = "plain" if causal else _suitable_backend(query, key)
     if causal and backend != "plain":
         raise ValueError("causal attention is implemented by the plain backend only")
     if backend == "plain":
@@ -69,11 +68,15 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
     return _blockwise(query, key, value)
 
 
-def _long_sequence_backend(dtype):
+def _suitable_backend(query, key):
+    num_queries, num_keys = query.shape[1], key.shape[1]
+    if jax.export.is_symbolic_dim(num_queries) or jax.export.is_symbolic_dim(num_keys):
+        # A program for any length and any platform; kernels are for one.
+        return "blockwise" if jax.export.is_symbolic_dim(num_keys) else "plain"
     platform = _platform.get() or jax.default_backend()
-    if platform == "none":
+    if platform == "none" or num_queries * num_keys <= _PLAIN_SCORES:
         return "plain"
-    if platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16):
+    if platform == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16):
         return "cudnn"
     return "pallas" if platform == "tpu" else "blockwise"
 
@@ -104,9 +107,11 @@ def _blockwise(query, key, value):
 
 def _blocks(x, size):
     """[N, D] -> [blocks, at most size, D], zero-padded at the end."""
-    size = min(size, x.shape[0])
-    pad = -x.shape[0] % size
-    return jnp.pad(x, ((0, pad), (0, 0))).reshape(-1, size, x.shape[1])
+    length, width = x.shape
+    if not jax.export.is_symbolic_dim(length):
+        size = min(size, length)
+    count = (length + size - 1) // size
+    return jnp.pad(x, ((0, count * size - length), (0, 0))).reshape(count, size, width)
 
 
 def _scores(query, key, index, num_keys):

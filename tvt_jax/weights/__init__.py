@@ -1,1 +1,1 @@
-"""PyTorch files to parameter trees and back: safe reading, names, the release, model folders."""
+"""Parameter trees in files: tensor files, names, adapters, model folders."""

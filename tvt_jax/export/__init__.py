@@ -1,0 +1,1 @@
+"""Programs that run without this package: SavedModel and StableHLO."""
