@@ -6,6 +6,7 @@ float32 but for SSIM and NIQE; `values.json` names the versions.
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,22 @@ def test_niqe(pairs):
     with pytest.raises(ValueError, match="192 px"):
         niqe(pairs["noise"][0], model)
     assert np.isnan(niqe(np.full((192, 192, 3), 7, np.uint8), model))
+
+
+@pytest.mark.slow
+def test_full_reference_metrics_take_seconds(pairs, capsys):
+    """CPU time of a pair of 512x512 px, programs compiled; half of it by the clock on two cores."""
+    pair = [np.array(Image.fromarray(image).resize((512, 512))) for image in pairs["real_large"]]
+    seconds = {}
+    for name in METRICS:
+        measured = Quality(PROTOCOLS["paper"], [name], required=True)
+        measured.measure(*pair)
+        start = time.process_time()
+        measured.measure(*pair)
+        seconds[name] = time.process_time() - start
+    with capsys.disabled():
+        print({name: round(value, 3) for name, value in seconds.items()})
+    assert sum(seconds.values()) < 60
 
 
 def test_equal_constant_and_odd_images():
