@@ -2,7 +2,7 @@
 
 import pytest
 
-from tvt_jax.cli import user_errors_exit
+from tvt_jax.cli import print_line, user_errors_exit
 from tvt_jax.errors import UserError
 
 
@@ -19,3 +19,8 @@ def test_fields_of_a_configuration_keep_their_names(capsys):
         raise UserError("`config.data.batch_size=3` is too small; lower `config.accumulate`.")
     message = "--config.data.batch_size=3 is too small; lower --config.accumulate."
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_names_that_would_steer_a_terminal_are_escaped(capsys):
+    print_line("\x1b[31mred \udcff caf\u00e9.png")
+    assert capsys.readouterr().out == "\\x1b[31mred \\udcff caf\u00e9.png\n"

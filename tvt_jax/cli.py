@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from tvt_jax.downloads import user_cache
 from tvt_jax.errors import UserError
@@ -62,10 +62,15 @@ def print_error(error: BaseException) -> int:
     if isinstance(error, UserError):
         message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
         message = re.sub(r"`(config\.[^`]+)`", r"--\1", message)
-        print(f"error: {message}", file=sys.stderr)
+        print_line(f"error: {message}", sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
     traceback.print_exception(error)
     return 1
+
+
+def print_line(line: str, file: TextIO | None = None) -> None:
+    """Prints a line that may hold names of files: what would steer a terminal is shown escaped."""
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=file)

@@ -6,8 +6,10 @@ same pixels everywhere.
 
 import functools
 import io
+import os
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,7 +114,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """Writes [H, W, 3] uint8 in the format of the suffix; complete or not at all.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, or the format has no images of this size.
     """
     suffix = path.suffix.lower()
     options = {"quality": 95, "subsampling": 0} if suffix in (".jpg", ".jpeg") else {}
@@ -120,7 +122,10 @@ def write_image(path: Path, image: np.ndarray) -> None:
         options = {"lossless": True}
     with atomic_file(path) as temporary:
         file_format = Image.registered_extensions()[suffix]
-        Image.fromarray(image).save(temporary, format=file_format, **options)
+        try:
+            Image.fromarray(image).save(temporary, format=file_format, **options)
+        except ValueError as error:  # too large for the format, for example
+            raise UserError(f"cannot write {path} as {file_format}: {error}.") from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -130,12 +135,20 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def find_images(path: Path, parameter: str = "`input`") -> list[tuple[Path, Path]]:
+def find_images(
+    path: Path,
+    parameter: str = "`input`",
+    leave_out: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[tuple[Path, Path]]:
     """Lists the images of a file, or of a folder and below, each with its path relative to it.
 
     Args:
-      path: the file or folder.
+      path: the file or folder. Hidden files and folders are not searched.
       parameter: where it comes from, for messages.
+      leave_out: a folder that is not searched.
+      report: takes a line about each folder that is not searched because it is a link or cannot be
+        read.
 
     Raises:
       UserError: `path` is missing, or no image, or a folder without images.
@@ -145,12 +158,17 @@ def find_images(path: Path, parameter: str = "`input`") -> list[tuple[Path, Path
         return [(path, Path(path.name))]
     if not path.is_dir():
         raise UserError(f"{parameter} {path} does not exist.")
-    suffixes = image_suffixes()
-    found = sorted(
-        p
-        for p in path.rglob("*")
-        if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith(".")
-    )
+    suffixes, found = image_suffixes(), []
+    left_out = None if leave_out is None else leave_out.resolve()
+    for folder, folders, files in os.walk(path, onerror=lambda error: report(f"left out: {error}")):
+        inside = Path(folder)
+        found += [inside / n for n in files if not n.startswith(".")]
+        folders[:] = [n for n in folders if not n.startswith(".")]
+        links = [n for n in folders if (inside / n).is_symlink()]
+        for name in links:
+            report(f"left out: {inside / name} is a link to a folder")
+        folders[:] = [n for n in folders if n not in links and (inside / n).resolve() != left_out]
+    found = sorted(p for p in found if p.suffix.lower() in suffixes and p.is_file())
     if not found:
         raise UserError(f"{parameter} {path} has no images (PNG, JPEG, WebP, TIFF, ...).")
     return [(p, p.relative_to(path)) for p in found]

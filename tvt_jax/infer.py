@@ -1,11 +1,12 @@
 """`python -m tvt_jax.infer`: upscale photographs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from tvt_jax.cli import print_error, run
+from tvt_jax.cli import print_error, print_line, run
 from tvt_jax.errors import UserError
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
 
@@ -40,11 +41,10 @@ def infer(
         raise UserError("--no-tags and --tags exclude each other.")
     from tvt_jax.inference.jobs import plan_jobs
 
-    jobs = plan_jobs(input, output)
-    skipped = [job for job in jobs if skip_existing and job.target.is_file()]
-    jobs = [job for job in jobs if job not in skipped]
-    if skipped and not quiet:
-        print(f"skipped {len(skipped)} that exist already")
+    planned = plan_jobs(input, output, lambda line: print_line(f"note: {line}", sys.stderr))
+    jobs = [job for job in planned if not (skip_existing and job.done())]
+    if len(jobs) < len(planned) and not quiet:
+        print(f"skipped {len(planned) - len(jobs)} that exist already")
     if not jobs:
         return
 
@@ -73,9 +73,11 @@ def infer(
         try:
             result = upscaler.upscale(read_image(job.source), restoration, given)
             write_image(job.target, result.image)
-        except UserError as error:
+        except (UserError, MemoryError, OSError) as error:
+            if not isinstance(error, UserError):
+                error = UserError(f"{job.source} failed: {error!r}.")
             if len(jobs) == 1:
-                raise
+                raise error from None
             print_error(error)
             failed.append(job.source)
             continue
@@ -84,9 +86,9 @@ def infer(
             file.write()
         if not quiet:
             height, width = result.image.shape[:2]
-            print(f"{job.source} -> {job.target} ({width}x{height})")
+            print_line(f"{job.source} -> {job.target} ({width}x{height})")
             if result.tags:
-                print(f"  tags: {', '.join(result.tags)}")
+                print_line(f"  tags: {', '.join(result.tags)}")
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} images failed, the others are done.")
 

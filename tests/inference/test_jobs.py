@@ -1,5 +1,8 @@
 """Where outputs go."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,3 +52,49 @@ def test_mistakes_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=match):
             plan_jobs(inputs, tmp_path / output)
+
+
+def targets(inputs, output, **options):
+    jobs = plan_jobs(inputs, output, **options)
+    return {str(j.source.name): str(j.target.relative_to(output)) for j in jobs}
+
+
+def test_targets_are_unique(tmp_path):
+    for name in ("A/a.png", "B/a.png", "B/b.jpg", "C/sub/a.png", "D/B/a.png", "E/x.png", "E/X.png"):
+        write_image(tmp_path / name, PIXELS)
+    out = tmp_path / "out"
+    jobs = plan_jobs([tmp_path / n for n in ("A", "B", "C/sub", "D/B", "E")], out)
+    names = [job.target.relative_to(out).as_posix() for job in jobs]
+    assert len(jobs) == 7 and len({name.casefold() for name in names}) == 7
+    assert names[:3] == ["A/a.png.png", "B/a.png.png", "b.png"]
+    assert names[4] == "B/a.png-2.png"
+    # A file that is named twice is done once.
+    assert len(plan_jobs([tmp_path / "A", tmp_path / "A" / "a.png"], out)) == 1
+
+
+def test_outputs_inside_of_the_inputs_are_no_inputs(tmp_path):
+    write_image(tmp_path / "a.png", PIXELS)
+    write_image(tmp_path / "large" / "a.png", PIXELS)
+    [job] = plan_jobs([tmp_path], tmp_path / "large")
+    assert job.target == tmp_path / "large" / "a.png" and job.done()
+    job.target.write_bytes(b"")
+    assert not job.done()
+
+
+def test_links_to_folders_and_hidden_files_are_not_searched(tmp_path):
+    write_image(tmp_path / "in" / "a.png", PIXELS)
+    write_image(tmp_path / "in" / ".hidden" / "b.png", PIXELS)
+    os.symlink(tmp_path / "in", tmp_path / "in" / "again", target_is_directory=True)
+    lines = []
+    assert targets([tmp_path / "in"], tmp_path / "out", report=lines.append) == {"a.png": "a.png"}
+    assert lines == [f"left out: {tmp_path / 'in' / 'again'} is a link to a folder"]
+
+
+def test_ten_thousand_files_are_planned_in_a_moment(tmp_path):
+    """Counting each name among all others took minutes."""
+    (tmp_path / "in").mkdir()
+    for number in range(10_000):
+        (tmp_path / "in" / f"{number}.png").touch()
+    start = time.process_time()
+    assert len(plan_jobs([tmp_path / "in"], tmp_path / "out")) == 10_000
+    assert time.process_time() - start < 5  # a second on a quiet machine
