@@ -86,7 +86,7 @@ def diffusion_config(vae_folder, **changes) -> DiffusionTrainConfig:
     return DiffusionTrainConfig(**{**values, **changes})
 
 
-def pictures(seed=0) -> np.ndarray:
+def images(seed=0) -> np.ndarray:
     return np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=seed), -1, 1)
 
 
@@ -124,7 +124,7 @@ def test_a_step_equals_pytorch(vae_folder, tmp_path):
     config = diffusion_config(vae_folder, seed=3, noises=noises)
     stage, params, frozen = make_stage(config)
     vae, unet, scheduler = in_pytorch(params, vae_folder, tmp_path)
-    hr, lr, key = pictures(0), pictures(1), jax.random.key(5)
+    hr, lr, key = images(0), images(1), jax.random.key(5)
     degraded, sample, timesteps, epsilon = draws(key, config.degraded, noises)
     assert 0 < degraded.sum() < BATCH and len(set(timesteps)) > 3
 
@@ -167,10 +167,10 @@ def test_the_preview_is_one_step_from_the_same_noise(vae_folder, tmp_path):
     )
     t = torch.tensor([PREVIEW_TIMESTEP])
     with torch.no_grad():
-        noisy = scheduler.add_noise(0.7 * vae.encode(nchw(pictures())).latent_dist.mean, epsilon, t)
+        noisy = scheduler.add_noise(0.7 * vae.encode(nchw(images())).latent_dist.mean, epsilon, t)
         step = scheduler.step(unet(noisy, t, text).sample, PREVIEW_TIMESTEP, noisy)
         want = vae.decode(step.pred_original_sample / 0.7).sample
-    got = jax.jit(stage.preview)(params, frozen, {"hr": pictures()})
+    got = jax.jit(stage.preview)(params, frozen, {"hr": images()})
     assert max_difference(got, np.moveaxis(want.numpy(), 1, -1)) < 1e-4
 
 
@@ -316,7 +316,7 @@ def test_a_run_without_low_resolution_says_what_to_do(vae_folder, tmp_path):
     with pytest.raises(UserError, match="set data.degradation .*`config.degraded=0`"):
         train(config, tmp_path, quiet=True)
     stage, params, frozen = make_stage(diffusion_config(vae_folder, degraded=0.0))
-    arguments = (params, frozen, {"hr": pictures()}, jax.random.key(0), 0)
+    arguments = (params, frozen, {"hr": images()}, jax.random.key(0), 0)
     jax.eval_shape(stage.gradients, *arguments)
 
 

@@ -55,7 +55,7 @@ def test_metrics_are_logged_for_every_step(finished):
         assert line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1
 
 
-def test_validation_is_logged_with_pictures(finished):
+def test_validation_is_logged_with_images(finished):
     lines = read_metrics(finished[0], "validation/psnr")
     assert [line["step"] for line in lines] == [3, 6]
     for line in lines:  # reconstructions by a network that has learned nothing yet

@@ -91,7 +91,7 @@ class DegradationConfig:
         """Checks every value.
 
         Raises:
-          UserError: probabilities, ranges, kernel sizes or names that cannot be; tells all of them.
+          UserError: a probability, range, kernel size or name is impossible; all are named.
         """
         wrong = [
             f"{name}.{mistake}"

@@ -128,8 +128,8 @@ def _run_steps(
                 done % config.validation.every == 0 or done == config.steps
             )
             if validated or checkpoints.due(done) or done == config.steps:
-                # What a step tells is written before its checkpoint: a run that is killed between
-                # them does the step again, and nothing is missing.
+                # Metrics are written before the checkpoint of their step: a run that is killed in
+                # between does the step again, and no record is missing.
                 _read(log, pending, config, waited)
                 pending, waited = None, 0.0
                 with log.pause():
