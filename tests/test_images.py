@@ -3,6 +3,8 @@
 import threading
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +17,7 @@ from tvt_jax.images import (
     decode_image,
     image_suffixes,
     read_image,
+    to_float,
     write_image,
 )
 
@@ -201,3 +204,15 @@ def test_nothing_half_written_stays(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         write_image(tmp_path / "file" / "a.png", PIXELS)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_scaling_is_exact_wherever_it_runs():
+    """Compiled, fused with what follows, and in numpy: the bits of a division in float32."""
+    levels = np.arange(256, dtype=np.uint8)
+    want = levels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    many = np.tile(levels, (64, 16, 1))
+    fused = jax.jit(lambda x: jnp.concatenate([to_float(x), 2 * to_float(x)]))(levels)
+    for got in (to_float(levels), jax.jit(to_float)(levels), fused[:256]):
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(np.asarray(got).view(np.uint32), want.view(np.uint32))
+    np.testing.assert_array_equal(jax.jit(to_float)(many), np.broadcast_to(want, many.shape))

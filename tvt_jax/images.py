@@ -32,6 +32,11 @@ _one_large_image = threading.Lock()
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+# Their sum is 2 / 255; the first has 16 bits, so that its product with a uint8 fits a float32.
+_HIGH = round(2 / 255 * 2**22) / 2**22
+_LOW = 2 / 255 - _HIGH
+
+
 class BadImage(Exception):
     """An image that cannot be used. The message is the reason, without the file's name."""
 
@@ -133,6 +138,22 @@ def encode_png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()
+
+
+def to_float(pixels):
+    """Scales 0..255 to [-1, 1]: pixels / 127.5 - 1 in float32, to the bit, on any platform.
+
+    Compilers replace the division by a product with a rounded reciprocal, and fuse products with
+    sums: either changes the last bit. Here neither does: `pixels * _HIGH` is exact, so that the sum
+    is 2 / 255 * pixels rounded once, which is what the division gives.
+
+    Args:
+      pixels: uint8 of any shape, of numpy or JAX.
+
+    Returns: float32.
+    """
+    pixels = pixels.astype("float32")
+    return (pixels * _HIGH + pixels * _LOW) - 1.0
 
 
 def find_images(

@@ -22,16 +22,15 @@ NO_TEXT_ENCODER = (
 )
 
 
-def build_prompt(tags: Sequence[str], text: str | None = None, training: bool = False) -> str:
+def build_prompt(tags: Sequence[str], text: str | None = None) -> str:
     """Joins tags and text as the release does.
 
     Args:
       tags: what is seen in the image; may be empty.
       text: the user's own words, used as they are after the tags; None for the fixed words.
-      training: without the comma that the release puts after the fixed words at inference.
     """
     if text is None:
-        return f"{', '.join(tags)}, {QUALITY_WORDS}{'' if training else ','}"
+        return f"{', '.join(tags)}, {QUALITY_WORDS},"
     return ", ".join([*tags, text])
 
 

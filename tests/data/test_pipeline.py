@@ -49,13 +49,11 @@ def test_crops_are_parts_of_the_pictures_half_of_them_flipped(folder):
     sources = [noise(number) for number in range(10)]
     flipped = 0
     for batch in take(20, config(folder)):
-        assert batch["hr"].shape == (4, 16, 16, 3) and batch["hr"].dtype == np.float32
+        assert batch["hr"].shape == (4, 16, 16, 3) and batch["hr"].dtype == np.uint8
         assert set(batch) == {"hr"}
         for crop in batch["hr"]:
-            levels = np.rint((crop + 1) * 127.5).astype(np.uint8)
-            np.testing.assert_array_equal(levels.astype(np.float32) / 127.5 - 1.0, crop)
-            plain = any(contains(source, levels) for source in sources)
-            mirrored = any(contains(source, levels[:, ::-1]) for source in sources)
+            plain = any(contains(source, crop) for source in sources)
+            mirrored = any(contains(source, crop[:, ::-1]) for source in sources)
             assert plain != mirrored
             flipped += mirrored
     assert 25 <= flipped <= 55  # 80 fair coins: 40 +- 3.4 standard deviations
@@ -76,7 +74,7 @@ def test_every_position_of_the_crop_occurs(tmp_path):
 def test_a_picture_of_the_crop_s_size_is_used_whole(tmp_path):
     Image.fromarray(noise(0, 16, 16)).save(tmp_path / "a.png")
     (batch,) = take(1, config(tmp_path))
-    want = noise(0, 16, 16).astype(np.float32) / 127.5 - 1.0
+    want = noise(0, 16, 16)
     for crop in batch["hr"]:
         assert (crop == want).all() or (crop == want[:, ::-1]).all()
 
@@ -162,7 +160,7 @@ def test_a_sample_can_be_replayed_by_its_number(folder):
     stream = samples(config(folder), 0)
     third = take(3, config(folder))[2]
     replayed = np.stack([stream[8 + i]["hr"] for i in range(4)])
-    np.testing.assert_array_equal(replayed.astype(np.float32) / 127.5 - 1.0, third["hr"])
+    np.testing.assert_array_equal(replayed, third["hr"])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -228,14 +226,13 @@ def write_pair(hr_folder, lr_folder, name, factor, height=40, width=48):
 def test_pairs_are_cut_alike_and_enlarged_as_at_inference(tmp_path, factor):
     lr = write_pair(tmp_path / "hr", tmp_path / "lr", "a", factor)
     enlarged = Image.fromarray(lr).resize((48, 40), Image.Resampling.BICUBIC)
-    enlarged = np.asarray(enlarged).astype(np.float32) / 127.5 - 1.0
+    enlarged = np.asarray(enlarged)
     settings = config(tmp_path / "hr", train_lr=str(tmp_path / "lr"))
     places, flips = set(), 0
     for batch in take(30, settings):
         for hr, low in zip(batch["hr"], batch["lr"], strict=True):
-            levels = np.rint((hr + 1) * 127.5)
-            flip = levels[0, 0, 1] > levels[0, -1, 1]
-            levels = levels[:, ::-1] if flip else levels
+            flip = hr[0, 0, 1] > hr[0, -1, 1]
+            levels = hr[:, ::-1] if flip else hr
             top, left = (factor * int(v) for v in levels[0, 0, :2])
             want = enlarged[top : top + 16, left : left + 16]
             np.testing.assert_array_equal(low, want[:, ::-1] if flip else want)
@@ -295,16 +292,22 @@ def test_tags_become_tokens(tmp_path, folder):
     write_tokenizer(tmp_path / "tokenizer")
     tokenized = {"tokenizer": str(tmp_path / "tokenizer")}
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
-    prompts = {f"a cat, mark {noise(n)[0, 0, 0]}, {QUALITY_WORDS}" for n in range(10)}
-    want = {tuple(tokenizer(p, padding="max_length", max_length=77)["input_ids"]) for p in prompts}
-    seen = set()
-    for batch in take(10, config(shards), **tokenized):
-        assert batch["tokens"].shape == (4, 77) and batch["tokens"].dtype == np.int32
-        seen |= {tuple(row) for row in batch["tokens"].tolist()}
-    assert seen == want
-    untagged = take(1, config(folder), **tokenized)[0]["tokens"]
-    row = tokenizer(f", {QUALITY_WORDS}", padding="max_length", max_length=77)["input_ids"]
-    assert untagged.tolist() == [row] * 4
+
+    def tokens(prompts):
+        many = tokenizer(prompts, padding="max_length", max_length=77)["input_ids"]
+        return {tuple(row) for row in many}
+
+    def seen(settings, batches=10):
+        found = [batch["tokens"] for batch in take(batches, settings, **tokenized)]
+        assert all(t.shape == (4, 77) and t.dtype == np.int32 for t in found)
+        return {tuple(row) for row in np.concatenate(found).tolist()}
+
+    marks = [noise(number)[0, 0, 0] for number in range(10)]
+    # The release trains with the tags, a comma and a space.
+    assert seen(config(shards)) == tokens([f"a cat, mark {mark}, " for mark in marks])
+    words = config(shards, prompt=QUALITY_WORDS)
+    assert seen(words) == tokens([f"a cat, mark {mark}, {QUALITY_WORDS}" for mark in marks])
+    assert seen(config(folder), 1) == tokens([""])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -326,11 +329,11 @@ def test_lr_is_the_degraded_crop(large):
     from tvt_jax.data.degradation import degrade, draw_recipe
 
     for number, batch in enumerate(take(3, degraded(large))):
-        assert batch["lr"].dtype == np.float32 and batch["lr"].shape == batch["hr"].shape
+        assert batch["lr"].dtype == np.uint8 and batch["lr"].shape == batch["hr"].shape
         for place in range(4):
             sample = samples(degraded(large), 0)[4 * number + place]
-            np.testing.assert_array_equal(batch["hr"][place], to_float(sample["hr"]))
-            np.testing.assert_array_equal(batch["lr"][place], to_float(sample["lr"]))
+            np.testing.assert_array_equal(batch["hr"][place], sample["hr"])
+            np.testing.assert_array_equal(batch["lr"][place], sample["lr"])
             rng = np.random.Generator(np.random.Philox(reader_seed(0)))
             state = rng.bit_generator.state
             state["state"]["counter"][:] = [0, 0, 0, 4 * number + place]
@@ -343,11 +346,7 @@ def test_lr_is_the_degraded_crop(large):
             ]
             (crop,) = [crop for crop in crops if (crop == sample["hr"]).all()]
             _, conditioning = degrade(crop.astype(np.float32) / 255, recipe)
-            np.testing.assert_array_equal(to_float(sample["lr"]), 2 * conditioning - 1)
-
-
-def to_float(levels):
-    return levels.astype(np.float32) / 127.5 - 1.0
+            np.testing.assert_array_equal(sample["lr"], np.rint(conditioning * 255))
 
 
 def reader_seed(seed):

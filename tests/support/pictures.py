@@ -31,7 +31,7 @@ def write_marked_pictures(folder: Path, count: int, first: int = 0, side: int = 
 
 def marks(batch: dict) -> list[int]:
     """The numbers of the marked pictures in a batch."""
-    return [int(value) for value in np.rint((batch["hr"][:, 0, 0, 0] + 1) * 127.5)]
+    return [int(value) for value in batch["hr"][:, 0, 0, 0]]
 
 
 def encode(picture: Image.Image, file_format: str, **options) -> bytes:

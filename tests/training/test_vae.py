@@ -224,6 +224,21 @@ def test_only_the_encoder_learns_in_stage_2(tmp_path):
             assert np.abs(array - before[name]).max() > 0, name
 
 
+def test_images_may_come_as_uint8(tmp_path):
+    """A quarter of the bytes to the device, and gradients that are equal to the bit."""
+    stage, params, frozen = make_stage(small_config())
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    as_float = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    gradients = jax.jit(stage.gradients)
+    outputs = [
+        gradients(params, frozen, {"hr": image}, jax.random.key(0), 0)
+        for image in (pixels, as_float)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *outputs)
+    previews = [jax.jit(stage.preview)(params, frozen, {"hr": x}) for x in (pixels, as_float)]
+    np.testing.assert_array_equal(*previews)
+
+
 def test_the_trained_vae_is_a_diffusers_folder(tmp_path):
     train(small_config(), tmp_path, quiet=True)
     saved = json.loads((tmp_path / "model" / "vae" / "config.json").read_text())

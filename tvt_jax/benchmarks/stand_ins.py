@@ -86,7 +86,7 @@ def with_stand_ins(config: TrainConfig, folder: Path, vae: str | None) -> TrainC
 def batch_shapes(stage: Stage, config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch, as the step of a run takes it."""
     side, size = config.data.crop, config.data.batch_size
-    image = jax.ShapeDtypeStruct((size, side, side, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8)
     tokens = jax.ShapeDtypeStruct((size, PROMPT_TOKENS), jnp.int32)
     return {name: tokens if name == "tokens" else image for name in stage.inputs}
 

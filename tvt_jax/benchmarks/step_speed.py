@@ -152,11 +152,8 @@ def _flops(config: TrainConfig) -> float:
 
 
 def _random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Images in [-1, 1], tokens from 0 to 999."""
     rng = np.random.default_rng(0)
     return {
-        name: rng.integers(0, 1000, shape.shape, shape.dtype)
-        if name == "tokens"
-        else rng.uniform(-1, 1, shape.shape).astype(shape.dtype)
+        name: rng.integers(0, 1000 if name == "tokens" else 256, shape.shape, shape.dtype)
         for name, shape in shapes.items()
     }

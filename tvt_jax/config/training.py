@@ -72,6 +72,9 @@ class DataConfig:
     pairs: str = ""  # `train` holds real pairs in the layout of: realsr, drealsr, realce
     # Makes LR of images that have none; None: HR only.
     degradation: DegradationConfig | None = None
+    # What follows an image's tags in its prompt, after a comma and a space. The release trains with
+    # nothing; the words "clean, high-resolution, 8k" join at inference only.
+    prompt: str = may_change("")
     crop: int = 512  # side of the random square crops, px
     batch_size: int = 16  # of all devices together
     # Threads that read, cut and flip beside the accelerator; all workers' together.

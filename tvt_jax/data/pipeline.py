@@ -53,10 +53,10 @@ def batches(
       tokenizer: folder of the tokenizer of prompts; empty: the batches have no tokens.
 
     Returns: an iterator without end over
-      "hr": [B, crop, crop, 3] float32 in [-1, 1], B being this process's share of the batch size;
+      "hr": [B, crop, crop, 3] uint8, B being this process's share of the batch size;
       "lr": likewise, the low resolution at the size of HR: real where an image has one, else by
         `config.degradation`; absent if there is neither;
-      "tokens": [B, 77] int32 of "TAG, TAG, clean, high-resolution, 8k" (with `tokenizer`).
+      "tokens": [B, 77] int32 of "TAG, TAG, " and `config.prompt` (with `tokenizer`).
     Raises:
       UserError: folders are missing, empty or half prepared, do not fit the settings, or the crop
         is too small to be degraded. While iterating: too many images cannot be used.
@@ -117,7 +117,7 @@ def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapD
         dataset = grain.MapDataset.mix(shuffled, config.weights)
     else:
         dataset = grain.MapDataset.range(first).shuffle(seed=seeds[1]).repeat()
-    reader = ReadSample(sources, config.crop, config.degradation, with_lr)
+    reader = ReadSample(sources, config.crop, config.degradation, with_lr, config.prompt)
     return dataset.random_map(reader, seed=seeds[0])
 
 

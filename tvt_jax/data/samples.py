@@ -3,7 +3,6 @@
 import zlib
 from pathlib import Path
 
-import cv2
 import grain
 import numpy as np
 from PIL import Image
@@ -19,7 +18,6 @@ from tvt_jax.text import build_prompt, load_tokenizer, tokenize
 PROMPT_TOKENS = 77  # CLIP's fixed length
 # As many unusable images in a row mean that there is hardly a usable one.
 _MAX_TRIES = 50
-_TO_FLOAT = np.arange(256, dtype=np.float32) / 127.5 - 1.0  # [0, 255] -> [-1, 1]
 
 Event = tuple[str, str, str]  # "skipped" or "converted", name of the image, reason
 
@@ -38,7 +36,7 @@ def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
     """
     source = open_source(config.folder, config.lr)
     with_lr = data.degradation is not None or source.paired
-    read = ReadSample([source], config.crop, data.degradation, with_lr)
+    read = ReadSample([source], config.crop, data.degradation, with_lr, data.prompt)
     found = []
     for index in range(len(source)):
         try:
@@ -59,15 +57,22 @@ class ReadSample(grain.transforms.RandomMap):
       crop: side of the crops, px.
       degradation: makes LR of images that have none.
       with_lr: whether samples have LR.
+      prompt: follows the tags in the samples' prompts.
     """
 
     def __init__(
-        self, sources: list[Source], crop: int, degradation: DegradationConfig | None, with_lr: bool
+        self,
+        sources: list[Source],
+        crop: int,
+        degradation: DegradationConfig | None,
+        with_lr: bool,
+        prompt: str,
     ):
         self._sources = sources
         self._crop = crop
         self._degradation = degradation
         self._with_lr = with_lr
+        self._prompt = prompt
 
     def random_map(self, key: int, rng: np.random.Generator) -> dict:
         """Returns the sample of a number, as of `pipeline.samples`.
@@ -93,7 +98,7 @@ class ReadSample(grain.transforms.RandomMap):
                 f"{events[-1][2]}. Use larger images or a smaller `config.data.crop`, or sort "
                 "them out with `python -m tvt_jax.prepare`."
             )
-        return {**element, "prompt": build_prompt(sample.tags, training=True), "events": events}
+        return {**element, "prompt": build_prompt(sample.tags, self._prompt), "events": events}
 
     def middle(self, sample: Sample) -> dict:
         """Cuts a sample in its middle; its degradation follows from its name."""
@@ -102,7 +107,7 @@ class ReadSample(grain.transforms.RandomMap):
         rng = np.random.default_rng(zlib.crc32(Path(sample.name).name.encode()))
         return {
             **self._crop_at(hr, lr, factor, top, left, False, rng),
-            "prompt": build_prompt(sample.tags, training=True),
+            "prompt": build_prompt(sample.tags, self._prompt),
             "events": [],
         }
 
@@ -184,7 +189,7 @@ def _enlarged(lr: np.ndarray, box: tuple[float, float, float, float], size: int)
 
 
 class Collate:
-    """Samples to a batch: stacks, scales to [-1, 1] and tokenizes.
+    """Samples to a batch: stacks images and tokenizes prompts.
 
     Args:
       tokenizer: folder of the tokenizer; empty: no tokens.
@@ -200,10 +205,7 @@ class Collate:
         batch = {}
         for name in ("hr", "lr"):
             if name in elements[0]:
-                shape = (len(elements), *elements[0][name].shape)
-                batch[name] = np.empty(shape, np.float32)
-                for target, element in zip(batch[name], elements, strict=True):
-                    cv2.LUT(element[name], _TO_FLOAT, target)
+                batch[name] = np.stack([element[name] for element in elements])
         if self._tokenizer is not None:
             prompts = [element["prompt"] for element in elements]
             batch["tokens"] = tokenize(self._tokenizer, prompts, PROMPT_TOKENS)

@@ -21,7 +21,7 @@ from tvt_jax.errors import UserError
 from tvt_jax.losses import denoising_loss
 from tvt_jax.models.networks import Network, abstract_network, init_network
 from tvt_jax.models.vae import sample_posterior
-from tvt_jax.training.stage import Stage, Tree, parameter_names
+from tvt_jax.training.stage import Stage, Tree, parameter_names, takes_uint8
 from tvt_jax.weights.model_folder import (
     load_into,
     load_network,
@@ -154,6 +154,7 @@ class DenoisingObjective:
     vae: nnx.GraphDef
     unet: nnx.GraphDef
 
+    @takes_uint8
     def gradients(self, params, frozen, batch, key, step):
         """Gradients of the mean squared error of the predicted noise.
 
@@ -187,6 +188,7 @@ class DenoisingObjective:
         value, gradient = jax.value_and_grad(loss)(params["unet"])
         return {"unet": gradient}, {"loss": value}
 
+    @takes_uint8
     def preview(self, params, frozen, batch):
         """Images [B, H, W, 3] whose latents, under noise that is always the same, were cleaned in
         one step at `PREVIEW_TIMESTEP`."""

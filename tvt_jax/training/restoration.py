@@ -34,7 +34,7 @@ from tvt_jax.training.restoration_networks import (
     vae_lora,
     with_vae_adapters,
 )
-from tvt_jax.training.stage import Stage, Tree
+from tvt_jax.training.stage import Stage, Tree, takes_uint8
 from tvt_jax.weights.adapters import split_trained_params
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
@@ -171,6 +171,7 @@ class RestorationObjective:
     to_teacher: np.ndarray | None
     lpips: nnx.GraphDef | None
 
+    @takes_uint8
     def gradients(self, params, frozen, batch, key, step):
         """Gradients of the generator and, with VSD, of the critic.
 
@@ -208,6 +209,7 @@ class RestorationObjective:
             )
         return grads, {"loss": total, **parts}
 
+    @takes_uint8
     def preview(self, params, frozen, batch):
         """Restores images [B, H, W, 3] from the means of their latents."""
         context, _ = self._embed(frozen["text"], batch)

@@ -1,6 +1,7 @@
 """A training stage as the loop sees it: functions and facts, no weights."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flax import nnx
 
 from tvt_jax.config import OptimConfig
 from tvt_jax.errors import UserError
+from tvt_jax.images import to_float
 
 Tree = Any
 
@@ -25,7 +27,8 @@ class Stage:
     Attributes:
       optim: the optimizer's settings of each trained network ("vae", "discriminator").
       gradients: pure function (params, frozen, batch, key, step) -> (gradients keyed as `params`,
-        metrics). Metrics are float32 scalars with the total under "loss".
+        metrics). Metrics are float32 scalars with the total under "loss". Images of a batch are
+        [B, H, W, 3] uint8, or float32 in [-1, 1].
       preview: pure function (params, frozen, batch) -> images [B, H, W, 3] float32, what the
         networks make of a validation batch.
       exports: networks that are the run's result.
@@ -54,6 +57,21 @@ class Stage:
     without_lr: str = ""
     preview_of: str = "hr"
     tokenizer: str = ""
+
+
+def takes_uint8(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a stage's method take images as uint8: a quarter of the bytes on the way to the device.
+
+    Args:
+      function: method (self, params, frozen, batch, ...) that takes images as float32 in [-1, 1].
+    """
+
+    @functools.wraps(function)
+    def run(self, params, frozen, batch, *rest):
+        batch = {name: to_float(x) if x.dtype == np.uint8 else x for name, x in batch.items()}
+        return function(self, params, frozen, batch, *rest)
+
+    return run
 
 
 def split_trained(

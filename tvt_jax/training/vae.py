@@ -32,7 +32,7 @@ from tvt_jax.losses import (
 from tvt_jax.models.networks import Network, abstract_network, init_network
 from tvt_jax.models.vae import sample_posterior
 from tvt_jax.restoration import reconstruct
-from tvt_jax.training.stage import Stage, Tree, parameter_names, split_trained
+from tvt_jax.training.stage import Stage, Tree, parameter_names, split_trained, takes_uint8
 from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import (
     load_into,
@@ -146,6 +146,7 @@ class VAEObjective:
     lpips: nnx.GraphDef | None
     discriminator: nnx.GraphDef | None
 
+    @takes_uint8
     def gradients(self, params, frozen, batch, key, step):
         """Gradients of the VAE and, with a GAN, of the discriminator.
 
@@ -179,6 +180,7 @@ class VAEObjective:
         (grads["vae"],) = backward((*backward_last(cotangent), jnp.ones_like(latent_loss)))
         return grads, {"loss": total, **parts}
 
+    @takes_uint8
     def preview(self, params, frozen, batch):
         """Reconstructs images [B, H, W, 3] from the mean of their latents."""
         vae = nnx.merge(self.graph, params["vae"], frozen["vae"])
