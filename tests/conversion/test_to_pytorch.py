@@ -155,7 +155,9 @@ def test_diffusers_and_peft_make_the_same_image(with_adapters, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (64, 88, 3), np.uint8)
     prompt = "a sign, clean"
     want = release.restore(image, prompt)
-    ours = Upscaler.from_folder(with_adapters, "float32").restore(image, prompt, "none")
+    ours = Upscaler.from_folder(with_adapters, "float32").restore(
+        image, prompt=prompt, color_fix="none"
+    )
     assert want.std() > 0.05 and np.abs(ours - want).max() < 1e-4
 
 

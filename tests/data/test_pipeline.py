@@ -447,7 +447,7 @@ def test_only_unusable_pictures_stop_the_run_at_once(folder):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(train=""), "train is empty"),
+        (dict(train=""), "train` is empty"),
         (dict(train="/no/such"), "/no/such is not a folder"),
         (dict(train="tests/golden"), "tests/golden has no images"),
         (dict(train="gs://bucket/folder"), "pip install gcsfs"),

@@ -379,7 +379,7 @@ def command(output, folder, *options):
 def test_killed_at_random_moments_it_ends_alike(tmp_path, jobs):
     """SIGKILL again and again, until a run lives long enough to finish."""
     folder = write_pictures(tmp_path / "photos", 30, 300, 300)
-    settings = Settings((str(folder),), filters=Filters(crop=64, min_side=1), shard_size=2)
+    settings = Settings((str(folder),), filters=Filters(crop=64), shard_size=2)
     prepare_shards(str(tmp_path / "whole"), settings, HERE)
     rng, output, kills = np.random.default_rng(0), tmp_path / "killed", 0
     while not (output / "manifest.json").exists():

@@ -52,7 +52,11 @@ def to_levels(restored):
     return np.round(np.clip(restored, 0.0, 1.0) * 255.0).astype(int)
 
 
-@pytest.mark.parametrize(("count", "height", "width"), [(1, 1, 1), (1, 5, 13), (2, 9, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("count", "height", "width"),
+    [(2, 9, 4), *(pytest.param(1, *size, marks=pytest.mark.slow) for size in ((1, 1), (5, 13)))],
+    ids=str,
+)
 def test_upscaling_any_size_equals_upscaler(exported, upscaler, count, height, width):
     batch = images(count, height, width)
     got = exported.run("upscale", batch)

@@ -151,9 +151,10 @@ def get_config(variant=""):
     ("failing", "how", "reason"),
     [
         (1, "user", "error: the disk of this host is gone."),
-        (0, "user", "error: the disk of this host is gone."),
-        (1, "fault", "OSError: a bug"),
         (1, "killed", None),
+        # Minutes of two processes on two cores: the same, from the other side.
+        pytest.param(0, "user", "error: the disk of this host is gone.", marks=pytest.mark.slow),
+        pytest.param(1, "fault", "OSError: a bug", marks=pytest.mark.slow),
     ],
 )
 def test_a_failure_in_one_process_ends_both_and_keeps_the_checkpoint(

@@ -434,7 +434,7 @@ def test_weights_of_the_generator_that_differ_are_held_besides_and_told(folder, 
     assert own and f"; {own:,} differ from them and are held besides" in again.notes[0]
 
 
-def test_a_run_is_not_resumed_with_another_noise_schedule(finished, folder, tmp_path):
+def test_a_run_is_not_resumed_with_another_noise_schedule_or_prompt(finished, folder, tmp_path):
     workdir, settings = finished
     shutil.copytree(workdir / "checkpoints", tmp_path / "run" / "checkpoints")
     shutil.copytree(folder / "sd", tmp_path / "sd")
@@ -442,6 +442,10 @@ def test_a_run_is_not_resumed_with_another_noise_schedule(finished, folder, tmp_
     path.write_text(path.read_text().replace("0.012", "0.013"))
     changed = dataclasses.replace(settings, sd=str(tmp_path / "sd"), steps=settings.steps + 1)
     with pytest.raises(UserError, match="scheduler.beta_end: 0.012 then, 0.013 now"):
+        train(changed, tmp_path / "run", quiet=True)
+    data = dataclasses.replace(settings.data, prompt="8k")
+    changed = dataclasses.replace(settings, data=data, steps=settings.steps + 1)
+    with pytest.raises(UserError, match="data.prompt: '' then, '8k' now"):
         train(changed, tmp_path / "run", quiet=True)
 
 

@@ -104,6 +104,7 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
         read={
             "vae.scaling_factor": vae.config.scaling_factor,
             **{f"scheduler.{name}": value for name, value in dataclasses.asdict(scheduler).items()},
+            **({"data.prompt": config.data.prompt} if text.takes_prompts else {}),
         },
         notes=(generator.shares(base, own),),
         inputs=("hr", "lr", *(("tokens",) if text.takes_prompts else ())),
