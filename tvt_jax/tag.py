@@ -1,5 +1,6 @@
 """`python -m tvt_jax.tag`: say what is seen in photographs."""
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,7 +45,7 @@ def tag(
     readable: list[Path] = []
     images = _read(paths, readable)
     tagged = 0
-    try:
+    with file or contextlib.nullcontext():
         for probabilities in progress(
             tagger.probabilities(images), "tagging", quiet or len(paths) == 1, total=len(paths)
         ):
@@ -54,11 +55,8 @@ def tag(
                 file.add(path, tags, tagger.names, probabilities)
             if not quiet:
                 print(f"{path}: {', '.join(tags)}")
-    finally:
-        if file is not None:
-            file.write()
-            if not quiet:
-                print(f"wrote {output}")
+    if file is not None and not quiet:
+        print(f"wrote {output}")
     if tagged < len(paths):
         raise UserError(
             f"{len(paths) - tagged} of {len(paths)} images failed, the others are done."

@@ -4,6 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -20,6 +23,7 @@ from tvt_jax.data.sources import open_sources
 from tvt_jax.errors import UserError
 from tvt_jax.images import read_image, write_image
 from tvt_jax.infer import infer
+from tvt_jax.inference import tag_files
 from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.inference.tag_files import TagFile
 from tvt_jax.inference.tagging import _class_probabilities, load_tagger, resize
@@ -244,6 +248,15 @@ def test_a_file_of_tags_is_read_added_to_and_moved_with_its_pictures(tmp_path):
         file.add(tmp_path / "c.png", [], ["cat"], np.array([0.5], "f4"))
 
 
+def test_a_file_of_tags_is_written_now_and_then(tmp_path, monkeypatch):
+    file = TagFile(tmp_path / "tags.json")
+    file.add(tmp_path / "a.png", ["cat"])
+    assert not file.path.exists()
+    monkeypatch.setattr(tag_files, "_SECONDS_BETWEEN_WRITES", 0)
+    file.add(tmp_path / "b.png", ["dog"])
+    assert TagFile(file.path)[tmp_path / "a.png"] == ["cat"]
+
+
 @pytest.mark.parametrize(
     "content", ["{}", '{"images": {"a": ["cat"]}}', '{"images": {"a": {}}}', "x"]
 )
@@ -251,6 +264,25 @@ def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "tags.json").write_text(content)
     with pytest.raises(UserError, match="not a file of tags|not valid JSON"):
         TagFile(tmp_path / "tags.json")
+
+
+def test_threads_share_one_copy_of_the_weights(tagger_models):
+    tagger, loaded = load_tagger(tagger_models["ram"]), []
+    load, both = tagger._load, threading.Barrier(2)
+
+    def slow_load():
+        loaded.append(load())
+        time.sleep(0.2)
+        return loaded[-1]
+
+    def tag(image):
+        both.wait()
+        return tagger([image])
+
+    tagger._load = slow_load
+    with ThreadPoolExecutor(2) as pool:
+        got = [tags for [tags] in pool.map(tag, IMAGES)]
+    assert len(loaded) == 1 and got == tagger(IMAGES)
 
 
 # --------------------------------------------------------------------------------------------------

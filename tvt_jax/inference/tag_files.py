@@ -9,6 +9,7 @@ there for images that `python -m tvt_jax.tag` tagged; what counts is `tags`.
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import numpy as np
 from tvt_jax.errors import UserError
 from tvt_jax.files import atomic_file, read_json
 
+# Each writing takes as long as the file is large: after every image would be quadratic.
+_SECONDS_BETWEEN_WRITES = 30
+
 
 class TagFile:
-    """Tags of images by path.
+    """Tags of images by path; written at the end of a `with` block, however it ends.
 
     Args:
       path: of the JSON file; it is read if it exists.
@@ -34,6 +38,7 @@ class TagFile:
         self._classes: list[str] | None = None
         self._images: dict[Path, dict[str, Any]] = {}
         self._changed = False
+        self._written = time.monotonic()
         if path.exists():
             self._read()
 
@@ -47,6 +52,12 @@ class TagFile:
             )
         self._classes = content.get("classes")
         self._images = {(self.path.parent / name).resolve(): e for name, e in images.items()}
+
+    def __enter__(self) -> "TagFile":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.write()
 
     def __contains__(self, image: Path) -> bool:
         return image.resolve() in self._images
@@ -62,14 +73,14 @@ class TagFile:
         classes: Sequence[str] | None = None,
         probabilities: np.ndarray | None = None,
     ) -> None:
-        """Adds or replaces an image; `write` puts it into the file.
+        """Adds or replaces an image, and now and then writes the file; `write` does so at once.
 
         Args:
           tags: what is seen in it.
           classes, probabilities: of every class, [K]; None to leave them out.
 
         Raises:
-          UserError: the file has the probabilities of other classes.
+          UserError: the file has the probabilities of other classes, or cannot be written.
         """
         entry: dict[str, Any] = {"tags": tags}
         if classes is not None:
@@ -81,6 +92,8 @@ class TagFile:
             entry["probabilities"] = probabilities
         self._images[image.resolve()] = entry
         self._changed = True
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
+            self.write()
 
     def write(self) -> None:
         """Writes the file if anything was added; complete or not at all. An image takes one line.
@@ -98,7 +111,7 @@ class TagFile:
                 name = Path(os.path.relpath(image, base)).as_posix()
                 out.write(f"{',' if number else ''}\n{_json(name)}: {_json(entry)}")
             out.write("\n}}\n")
-        self._changed = False
+        self._changed, self._written = False, time.monotonic()
 
 
 def _is_entry(entry: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Tagger:
         devices: Sequence[jax.Device],
     ):
         self.config, self.names, self.thresholds = config, tuple(names), thresholds
-        self._load = load
+        self._load, self._loading = load, threading.Lock()
         self._batch_size = batch_size
         mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
         self._num_devices = len(devices)
@@ -103,12 +104,17 @@ class Tagger:
         each = -(-count // self._num_devices)
         return min(self._batch_size, 1 << (each - 1).bit_length()) * self._num_devices
 
-    @functools.cached_property
-    def _classify(self) -> Callable[[jax.Array], jax.Array]:
-        """Compiled function of images [B, S, S, 3] in [0, 1] to probabilities [B, K].
+    def _classify(self, images: jax.Array) -> jax.Array:
+        """Maps images [B, S, S, 3] in [0, 1] to probabilities [B, K].
 
         The weights are loaded here, when the first image comes.
         """
+        with self._loading:  # threads may share a tagger: `cached_property` has no lock
+            classify = self._compiled
+        return classify(images)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[jax.Array], jax.Array]:
         network = self._load()
         params = jax.device_put(network.params, self._everywhere)
         labels = _label_queries(network.graph, params)
