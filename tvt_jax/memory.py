@@ -1,5 +1,7 @@
 """Whether a compiled program fits the memory of the machine, asked before it runs."""
 
+import os
+
 import jax
 
 from tvt_jax.errors import UserError
@@ -51,9 +53,17 @@ def compile_to_fit(
     if free is not None and needed > free:
         raise UserError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            f"free; {advice}."
+            f"free{_limit_of_gpus()}; {advice}."
         )
     return compiled, needed
+
+
+def _limit_of_gpus() -> str:
+    """The part of a GPU that is free at most, which JAX limits itself to, and how to change it."""
+    if jax.default_backend() != "gpu":
+        return ""
+    share = os.environ.get("XLA_CLIENT_MEM_FRACTION", "0.75")
+    return f" (of {float(share):.0%} of the GPU; XLA_CLIENT_MEM_FRACTION raises that)"
 
 
 def free_memory() -> int | None:
