@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +31,7 @@ from tvt_jax.weights.model_folder import (
     write_trained_model,
 )
 
+ROOT = Path(__file__).parent.parent.parent
 RANK = 4
 
 
@@ -114,6 +118,26 @@ def test_adapters_apart_come_back_merged(with_adapters, tmp_path):
     content = torch.load(out / "model_TVT.pkl", weights_only=True)
     parts = [content[f"unet_lora_{part}_modules"] for part in ("encoder", "decoder", "others")]
     assert sorted(sum(parts, [])) == sorted(adapters.layers) and all(parts)
+
+
+@pytest.mark.slow
+def test_a_run_of_stage_3_goes_out_and_comes_back(tmp_path):
+    command = [
+        sys.executable, "-m", "tvt_jax.train", "--config", f"{ROOT}/configs/stage3.py:tiny",
+        "--workdir", str(tmp_path / "run"), "--config.steps=2", "--config.adapters=True",
+        "--config.optim.warmup_steps=0", "--config.validation.every=2", "--quiet",
+    ]  # fmt: skip
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    model = tmp_path / "run" / "model"
+    out, back = out_and_back(model, tmp_path)
+    assert_same_models(model, back, ("vae", "unet"))
+    _, _, adapters = open_network_and_adapters(model / "unet", "unet")
+    state = torch.load(out / "model_TVT.pkl", weights_only=True)["state_dict_unet"]
+    assert np.mean([b.any() for _, b in adapters.layers.values()]) > 0.5  # they were trained
+    for layer, (a, b) in adapters.layers.items():
+        [name] = [n for n in state if n.startswith(f"{layer}.lora_B.")]
+        np.testing.assert_array_equal(state[name], b)
+        np.testing.assert_array_equal(state[name.replace("lora_B", "lora_A")], a)
 
 
 def peft_unet(out) -> UNet2DConditionModel:

@@ -19,6 +19,7 @@ from diffusers import UNet2DConditionModel
 from flax import nnx
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tests.conversion.test_to_pytorch import assert_same_models, out_and_back
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import noise
 from tests.support.small_release import LORA_WORDS, vae_d4
@@ -409,6 +410,8 @@ def test_adapters_on_request_stay_beside_the_weights(finished, folder, tmp_path)
     assert set(both) == set(merged)
     for name in merged:
         np.testing.assert_allclose(both[name], merged[name], atol=1e-7)
+    _, back = out_and_back(tmp_path / "model", tmp_path)
+    assert_same_models(tmp_path / "model", back, ("vae", "unet", "text_encoder"))
 
 
 @pytest.mark.parametrize(("channels", "interpolated"), [(8, False), (2, True)])
