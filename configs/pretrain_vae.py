@@ -54,6 +54,8 @@ def get_config(variant: str = "") -> VAETrainConfig:
 
 def _make_small(config: VAETrainConfig) -> None:
     config.vae = small_vae(config.vae)
+    if config.loss.latent:
+        config.teacher = str(SMALL_TEACHER)
     config.dtype, config.remat = "float32", False
     # LPIPS's VGG16 has several times the multiply-adds of these networks: too slow on a CPU.
     # Without KL, the latents find their own scale, which `bundled.py` has.
@@ -65,8 +67,6 @@ def _make_small(config: VAETrainConfig) -> None:
 
 
 def _make_tiny(config: VAETrainConfig) -> None:
-    if config.loss.latent:
-        config.teacher = str(SMALL_TEACHER)
     use_bundled_photographs(config)
     config.steps = 500
     config.discriminator = DiscriminatorConfig(base_channels=16)

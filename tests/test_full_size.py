@@ -51,13 +51,13 @@ def test_text_encoder():
 @pytest.mark.parametrize(
     ("cost", "parameters", "multiply_adds"),
     [
-        (lambda: vae_cost("VAE-D8"), 83.65, 1.78),
-        (lambda: vae_cost("VAE-D4"), 15.16, 1.1147),
-        (lambda: vae_cost("V1"), 55.33, None),
-        (lambda: vae_cost("V2"), 34.34, 1.5511),
-        (lambda: unet_cost("SD 2.1", 64), 865.91, 0.3391),
-        (lambda: unet_cost("SD 2.1", 128), 865.91, 1.3504),
-        (lambda: unet_cost("CE-UNet", 128), 895.96, 0.7326),
+        (lambda: vae_cost(VAES["VAE-D8"]), 83.65, 1.78),
+        (lambda: vae_cost(VAES["VAE-D4"]), 15.16, 1.1147),
+        (lambda: vae_cost(VAES["V1"]), 55.33, None),
+        (lambda: vae_cost(VAES["V2"]), 34.34, 1.5511),
+        (lambda: unet_cost(UNETS["SD 2.1"], 64), 865.91, 0.3391),
+        (lambda: unet_cost(UNETS["SD 2.1"], 128), 865.91, 1.3504),
+        (lambda: unet_cost(UNETS["CE-UNet"], 128), 895.96, 0.7326),
     ],
     ids=["VAE-D8", "VAE-D4", "V1", "V2", "SD at 64", "SD at 128", "CE-UNet"],
 )
@@ -70,4 +70,4 @@ def test_counts(cost, parameters, multiply_adds):
 
 
 def test_attention_of_the_ce_unet_is_counted():
-    assert round(unet_cost("CE-UNet", 128).attention / 1e12, 4) == 0.9261
+    assert round(unet_cost(UNETS["CE-UNet"], 128).attention / 1e12, 4) == 0.9261

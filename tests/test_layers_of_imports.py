@@ -18,7 +18,19 @@ LAYERS = (
     {"text"},
     {"conversion", "data", "metrics"},
     {"training", "inference", "evaluation", "benchmarks", "export"},
-    {"train", "infer", "tag", "convert", "gather", "prepare", "evaluate", "bench", "demo"},
+    {"ablation"},
+    {
+        "train",
+        "infer",
+        "tag",
+        "convert",
+        "gather",
+        "prepare",
+        "evaluate",
+        "ablate",
+        "bench",
+        "demo",
+    },
 )
 # The only imports between folders of one row.
 SIDEWAYS = {

@@ -7,11 +7,18 @@ from tvt_jax.config import TrainConfig, read_config
 from tvt_jax.errors import UserError
 
 
-def complexity() -> None:
-    """Print parameters and multiply-adds of every network, beside the paper's figures."""
-    from tvt_jax.benchmarks.complexity import complexity_report
+def complexity(measure: str = "") -> None:
+    """Print parameters and multiply-adds of every network, beside the paper's figures.
 
-    print(complexity_report())
+    Args:
+        measure: systems to time too, at full size with random weights, separated by commas: V1, V2,
+            S1, S2, S3, S4, S5, TVT. Each takes 4 to 6 GB on a CPU.
+    """
+    from tvt_jax.benchmarks.cost_tables import complexity_report
+    from tvt_jax.benchmarks.systems import system_speed
+
+    names = [name.strip() for name in measure.split(",") if name.strip()]
+    print(complexity_report({name: system_speed(name) for name in names}))
 
 
 def data(crop: int = 512, rounds: int = 7, images: int = 16) -> None:

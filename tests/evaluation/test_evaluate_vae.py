@@ -23,9 +23,10 @@ from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation import vae_report
+from tvt_jax.evaluation.datasets import find_urban100
 from tvt_jax.evaluation.reconstruction import reconstruct
 from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
-from tvt_jax.images import read_image
+from tvt_jax.images import find_images, read_image
 from tvt_jax.metrics import compiled
 from tvt_jax.metrics.color import luma
 from tvt_jax.metrics.psnr import psnr
@@ -64,9 +65,13 @@ def images(tmp_path_factory):
     return folder
 
 
+def evaluate_folder(models, source, quiet=True):
+    return evaluate_vaes(models, find_images(source), str(source), quiet=quiet)
+
+
 @pytest.fixture(scope="module")
 def report(small_vae, images):
-    return evaluate_vaes([small_vae, small_vae / "vae"], images, quiet=True)
+    return evaluate_folder([small_vae, small_vae / "vae"], images)
 
 
 def test_values_are_those_of_the_metrics(small_vae, images, report):
@@ -136,7 +141,7 @@ def test_images_of_one_size_share_a_program(small_vae, tmp_path, monkeypatch):
     monkeypatch.setattr(vae_report, "_BATCH_PIXELS", 2 * 36 * 36)
     monkeypatch.setattr(vae_report, "load_lpips", missing)
     programs = set(compiled._PROGRAMS)
-    rows = evaluate_vaes([small_vae], tmp_path, quiet=True)["vaes"][0]["images"]
+    rows = evaluate_folder([small_vae], tmp_path)["vaes"][0]["images"]
     assert len(set(compiled._PROGRAMS) - programs) == 1
     assert [row["file"] for row in rows] == [f"{i}.png" for i in range(5)]
     for row in rows:
@@ -181,7 +186,7 @@ def missing(net):
 
 def test_without_lpips_weights_the_columns_stay_empty(small_vae, images, monkeypatch, capsys):
     monkeypatch.setattr(vae_report, "load_lpips", missing)
-    report = evaluate_vaes([small_vae], images / "c.png")
+    report = evaluate_folder([small_vae], images / "c.png", quiet=False)
     assert "note: no LPIPS with vgg16: vgg16 is not there" in capsys.readouterr().err
     mean = report["vaes"][0]["mean"]
     assert mean["lpips_vgg16"] is None and mean["lpips_alexnet"] is None and mean["psnr_y"]
@@ -192,7 +197,7 @@ def test_an_image_without_error_has_no_psnr(monkeypatch, images, small_vae):
     """JSON has no infinity."""
     monkeypatch.setattr(vae_report, "load_lpips", missing)
     monkeypatch.setattr(vae_report, "reconstruct", lambda vae, images: images)
-    mean = evaluate_vaes([small_vae], images, quiet=True)["vaes"][0]["mean"]
+    mean = evaluate_folder([small_vae], images)["vaes"][0]["mean"]
     assert mean["psnr_y"] is None and abs(mean["ssim_y"] - 1) < 1e-12
 
 
@@ -214,10 +219,10 @@ def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_pa
     shutil.copytree(images, folder)
     (folder / "broken.jpg").write_bytes(b"nothing")
     Image.new("RGB", (40, 20)).save(folder / "small.png")
-    output = tmp_path / "reports" / "report.json"
+    output = tmp_path / "reports"
     arguments = ("--model", small_vae, "--input", folder, "--output", output)
     done = run_command(tmp_path, *arguments, expect=2)
-    written = json.loads(output.read_text())
+    written = json.loads((output / "report.json").read_text())
     assert written["failed"] == ["broken.jpg", "small.png"]
     assert "2 images could not be used" in done.stderr
     assert "small.png is smaller than 32 px" in done.stderr
@@ -226,6 +231,8 @@ def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_pa
         assert got["file"] == want["file"] and abs(got["psnr_y"] - want["psnr_y"]) < 1e-2
         assert got["lpips_vgg16"] is None
     assert done.stdout.startswith("| VAE | PSNR-Y | SSIM-Y |")
+    assert (output / "report.md").read_text() == done.stdout
+    assert len((output / "report.csv").read_text().splitlines()) == 1 + 3
     assert "no LPIPS with vgg16" in done.stderr and "convert lpips --from-pypi" in done.stderr
 
 
@@ -236,15 +243,44 @@ def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_pa
         ({"model": "{images}"}, "is not a vae folder"),
         ({"input": "nowhere"}, "nowhere does not exist"),
         ({"input": "{model}"}, "has no images"),
-        ({"output": "{images}"}, "is a folder, and a file is wanted"),
+        ({"output": "{images}/a.png"}, "is a file, and a folder is wanted"),
+        ({"dataset": "set5"}, "give either `input` or `dataset`"),
+        ({"dataset": "set5", "input": None}, "`dataset` set5 is not urban100"),
+        ({"dataset": "urban100", "input": None}, "there is no Urban100 with images in `data`"),
     ],
 )
 def test_mistakes(small_vae, images, tmp_path, options, match):
     folders = {"images": images, "model": small_vae}
-    paths = {"model": small_vae, "input": images, "output": tmp_path / "report.json"}
-    paths |= {name: Path(text.format(**folders)) for name, text in options.items()}
+    given = {"model": small_vae, "input": images, "output": tmp_path, "data": tmp_path}
+    given |= {name: text and text.format(**folders) for name, text in options.items()}
+    for name in ("model", "input", "output"):
+        given[name] = given[name] and Path(given[name])
     with pytest.raises(UserError, match=match):
-        evaluate.vae([paths["model"]], paths["input"], paths["output"])
+        evaluate.vae(**{**given, "model": [given["model"]]})
+
+
+def test_urban100(tmp_path, small_vae, capsys, monkeypatch):
+    """As its authors' archive unpacks, with the paper's table beside the figures."""
+    folder = tmp_path / "Urban100_SR" / "image_SRF_4"
+    folder.mkdir(parents=True)
+    for number in range(1, 100):
+        for part in ("HR", "LR"):
+            name = f"img_{number:03}_SRF_4_{part}.png"
+            Image.new("RGB", (32, 32), (number, 2, 3)).save(folder / name)
+    with pytest.raises(UserError, match="image_SRF_4 has 99 images, and Urban100 has 100"):
+        find_urban100(tmp_path)
+    Image.new("RGB", (32, 32)).save(folder / "img_100_SRF_4_HR.png")
+    names = [str(name) for _, name in find_urban100(tmp_path)]
+    assert names[0] == "img_001_SRF_4_HR.png" and len(names) == 100
+    (tmp_path / "Urban100").mkdir()
+    folder.rename(tmp_path / "Urban100" / "HR")
+    assert len(find_urban100(tmp_path / "Urban100")) == 100
+    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    monkeypatch.setattr(vae_report, "reconstruct", lambda vae, images: images)
+    evaluate.vae([small_vae], dataset="urban100", data=tmp_path, quiet=True)
+    table = capsys.readouterr().out
+    assert "Means over 100 images of urban100." in table
+    assert "VAE-D4 32.35 dB, 0.9290, 0.0230" in table
 
 
 def test_damaged_weights_are_no_black_image(small_vae, images):
@@ -256,7 +292,7 @@ def test_damaged_weights_are_no_black_image(small_vae, images):
 
 def test_no_model_and_no_usable_image(small_vae, tmp_path, images):
     with pytest.raises(UserError, match="names no VAE"):
-        evaluate_vaes([], images)
+        evaluate_folder([], images)
     (tmp_path / "x.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="x.png is not a readable image"):
-        evaluate_vaes([small_vae], tmp_path, quiet=True)
+        evaluate_folder([small_vae], tmp_path)

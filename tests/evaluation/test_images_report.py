@@ -38,9 +38,9 @@ def test_values_are_those_of_the_metrics(folders):
     pred, ref = folders
     report = compare_images(pred, ref, "classic", ["ssim", "psnr", "lpips-alex"], quiet=True)
     json.loads(json.dumps(report, allow_nan=False))
-    assert [row["file"] for row in report["images"]] == ["a", "deep/b"]
+    assert [row["name"] for row in report["images"]] == ["a", "deep/b"]
     for row in report["images"]:
-        pair = [read_image(pred / f"{row['file']}.png"), read_image(ref / f"{row['file']}.jpg")]
+        pair = [read_image(pred / f"{row['name']}.png"), read_image(ref / f"{row['name']}.jpg")]
         y = [luma(x[4:-4, 4:-4]) for x in pair]
         assert abs(row["psnr"] - psnr(*y)) < 1e-9 and abs(row["ssim"] - ssim(*y)) < 1e-9
         a, b = (nchw(x[None].astype(np.float32) / 127.5 - 1) for x in pair)
@@ -52,13 +52,16 @@ def test_values_are_those_of_the_metrics(folders):
 
 def test_the_command(folders, tmp_path, capsys):
     pred, ref = folders
-    output = tmp_path / "reports" / "report.json"
-    evaluate.images(pred, ref, "classic", "psnr, ssim", output, quiet=True)
-    report = json.loads(output.read_text())
+    output = tmp_path / "reports"
+    evaluate.images(pred, ref, "classic", "psnr, ssim", output=output, quiet=True)
+    report = json.loads((output / "report.json").read_text())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| PSNR ↑ | SSIM ↑ |"
     assert lines[2] == f"| {report['mean']['psnr']:.2f} | {report['mean']['ssim']:.4f} |"
     assert "Means over 2 images" in lines[4]
+    assert (output / "report.md").read_text().splitlines() == lines
+    rows = (output / "report.csv").read_text().splitlines()
+    assert rows[0] == "name,width,height,psnr,ssim" and len(rows) == 3
 
 
 def test_single_images_and_equal_ones(folders):

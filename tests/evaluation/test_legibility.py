@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from tvt_jax.evaluation import legibility
-from tvt_jax.evaluation.legibility import (
-    load_reader,
-    render_pages,
-    text_accuracy,
-    text_fonts,
-)
+from tvt_jax.evaluation.legibility import render_pages, text_accuracy, text_fonts
+from tvt_jax.evaluation.recogniser import Recogniser, load_recogniser
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +42,7 @@ def test_accuracy_counts_characters(fonts):
 
     def reader(change):
         texts = iter([line.text for line in lines])
-        return lambda image: change(next(texts))
+        return Recogniser("x", lambda image, language: change(next(texts)))
 
     assert text_accuracy(pages, images, reader(lambda text: text.replace(" ", ""))) == 1
     assert text_accuracy(pages, images, reader(lambda text: "")) == 0
@@ -59,23 +54,16 @@ def test_accuracy_counts_characters(fonts):
 def test_the_reader_sees_each_line(fonts):
     pages = render_pages(fonts, 1)
     seen = []
-    text_accuracy(pages, {"text_00": pages["text_00"].image}, lambda i: seen.append(i) or "")
+    recogniser = Recogniser("x", lambda image, language: seen.append(image) or "")
+    text_accuracy(pages, {"text_00": pages["text_00"].image}, recogniser)
     for image, line in zip(seen, pages["text_00"].lines, strict=True):
         left, top, right, bottom = line.box
         assert image.shape[0] >= bottom - top and image.shape[1] >= right - left
 
 
-def test_without_the_ocr(monkeypatch):
-    from tvt_jax.errors import UserError
-
-    monkeypatch.setattr(legibility.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="rapidocr-onnxruntime==1.4.4"):
-        load_reader()
-
-
-@pytest.mark.slow  # needs the OCR and a wheel of matplotlib
+@pytest.mark.slow  # needs RapidOCR and a wheel of matplotlib
 def test_sharp_text_is_read():
-    pytest.importorskip("rapidocr_onnxruntime")
+    pytest.importorskip("rapidocr")
     pages = render_pages(text_fonts(), 2)
     images = {name: page.image for name, page in pages.items()}
-    assert text_accuracy(pages, images, load_reader()) > 0.97
+    assert text_accuracy(pages, images, load_recogniser()) > 0.97

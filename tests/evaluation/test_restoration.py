@@ -22,6 +22,7 @@ from tvt_jax.evaluation.methods import (
     restore_in_own_process,
 )
 from tvt_jax.evaluation.public_benchmark import degrade
+from tvt_jax.evaluation.recogniser import Recogniser
 from tvt_jax.evaluation.restoration_report import evaluate_restoration, restoration_table
 from tvt_jax.images import read_image
 from tvt_jax.inference.upscaler import Upscaler
@@ -47,7 +48,9 @@ def report(tmp_path_factory):
         monkeypatch.setattr(quality, "load_lpips", missing)
         monkeypatch.setattr(public_benchmark, "benchmark_images", lambda: IMAGES)
         folder = tmp_path_factory.mktemp("out")
-        made = evaluate_restoration(["bicubic", "lanczos"], output=folder, quiet=True)
+        made = evaluate_restoration(
+            ["bicubic", "lanczos"], output=folder, page=folder / "report.html", quiet=True
+        )
     return made, folder
 
 
@@ -83,11 +86,13 @@ def test_memory_is_the_methods_own(report):
 
 
 def test_table_and_report(report):
-    made, _ = report
+    made, folder = report
     json.loads(json.dumps(made, allow_nan=False))
     assert made["notes"] == [
         "no lpips-vgg: vgg16 is not there.", "no lpips-alex: alexnet is not there."
     ]  # fmt: skip
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert 'data-name="a"' in page and "Protocol classic" in page and '"input (LR)": "data:' in page
     lines = restoration_table(made).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2].startswith(f"| bicubic | {made['methods'][0]['mean']['psnr']:.2f} |")
@@ -111,14 +116,16 @@ def test_text_is_counted_for_each_method(monkeypatch, tmp_path):
     monkeypatch.setattr(public_benchmark, "benchmark_images", lambda: IMAGES)
     monkeypatch.setattr(restoration_report, "text_fonts", lambda: [str(font)])
     monkeypatch.setattr(restoration_report, "render_pages", lambda fonts: pages)
-    monkeypatch.setattr(restoration_report, "load_reader", lambda: lambda image: first)
+    reader = Recogniser("knows 1.0", lambda image, language: first)
+    monkeypatch.setattr(restoration_report, "load_recogniser", lambda: reader)
     made = evaluate_restoration(["bicubic"], text=True, output=tmp_path, quiet=True)
     row = made["methods"][0]
     assert 0.05 < row["text"] == made["text_of_the_originals"] < 0.6
     assert read_image(tmp_path / "bicubic" / "text_00.png").shape == (512, 512, 3)
     assert [image["name"] for image in row["images"]] == ["a", "b"]
     table = restoration_table(made)
-    assert f"| {row['text']:.1%} |" in table.splitlines()[2] and table.endswith("is read.")
+    assert f"| {row['text']:.1%} |" in table.splitlines()[2] and "read by knows 1.0" in table
+    assert made["recogniser"] == "knows 1.0"
 
 
 def test_a_model_folder_is_a_method(monkeypatch, tmp_path):

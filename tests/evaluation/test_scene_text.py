@@ -10,9 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from tests.metrics.test_golden import VALUES
 from tvt_jax import evaluate
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import quality, text_report
+from tvt_jax.evaluation import quality, recogniser, text_report
 from tvt_jax.evaluation.paper_tables import TABLE3
 from tvt_jax.evaluation.protocol import PROTOCOLS
+from tvt_jax.evaluation.recogniser import Recogniser
 from tvt_jax.evaluation.scene_text import (
     TextLine,
     compare_reading,
@@ -99,6 +100,11 @@ def test_what_counts_of_a_text():
     assert (
         compare_reading(chinese, "欢迎a-1").exact and not compare_reading(chinese, "欢迎a1").exact
     )
+    # As the authors count: characters that they know, and capitals only in the truth's favour.
+    known = frozenset("欢迎a1A")
+    assert compare_reading(chinese, "欢迎a1", known).exact
+    assert not compare_reading(chinese, "欢迎A1", known).exact
+    assert compare_reading(english, "CAFNO7", known).exact
     scores = reading_scores([compare_reading(english, "cafno7"), compare_reading(chinese, "欢迎")])
     assert (scores["acc"], scores["acc-eng"], scores["acc-chn"]) == (0.5, 1.0, 0.0)
     assert scores["ned-chn"] == pytest.approx(0.4) and scores["lines"] == 2
@@ -162,14 +168,17 @@ def test_faults_are_one_line(realce, tmp_path):
 
 
 def test_without_the_recogniser(realce, monkeypatch):
-    monkeypatch.setattr(text_report, "_RECOGNISER", "no_such_package")
-    with pytest.raises(UserError, match="pip install rapidocr==3.10.0 onnxruntime"):
+    monkeypatch.setattr(recogniser.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs rapidocr and onnxruntime, .*rapidocr==3.10.0"):
         evaluate.text(realce)
+    with pytest.raises(UserError, match="`crnn` needs PyTorch"):
+        evaluate.text(realce, crnn=realce)
 
 
 def test_the_command(realce, tmp_path, monkeypatch, capsys):
     """With a reader that always sees the same line."""
-    monkeypatch.setattr(text_report, "load_recogniser", lambda: (lambda _: "TICKET office", "x 1"))
+    reader = Recogniser("x 1", lambda image, language: "TICKET office")
+    monkeypatch.setattr(text_report, "load_recogniser", lambda crnn: reader)
     monkeypatch.setattr(quality, "load_lpips", lambda net: _missing(net))
     evaluate.text(realce, output=tmp_path / "out", quiet=True)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -180,7 +189,10 @@ def test_the_command(realce, tmp_path, monkeypatch, capsys):
     restored = read_image(tmp_path / "out" / "bicubic" / "0001.png")
     high = read_image(tmp_path / "out" / "hr" / "0001.png")
     assert row["images"][1]["psnr"] == PROTOCOLS["realce"].psnr(restored, high)
-    table = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out" / "report.md").read_text() == printed
+    assert len((tmp_path / "out" / "report.csv").read_text().splitlines()) == 1 + 2
+    table = printed.splitlines()
     assert table[0].startswith("| method | PSNR ↑ | SSIM ↑ | LPIPS-Alex ↓ | ACC ↑ | NED ↑ |")
     assert len([line for line in table if "(paper)" in line]) == len(TABLE3) == 10
     assert any(

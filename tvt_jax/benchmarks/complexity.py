@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the networks, from their shapes alone.
+"""Parameters and multiply-adds of networks, from their shapes alone.
 
 The paper counts convolutions and linear layers and leaves out attention's two matrix products;
 both are told here.
@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tvt_jax.config import RAM_SWIN_LARGE, SD21_TEXT_ENCODER, UNETS, VAES
+from tvt_jax.config import (
+    RAM_SWIN_LARGE,
+    SD21_TEXT_ENCODER,
+    UNetConfig,
+    VAEConfig,
+)
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.networks import abstract_network
 
@@ -43,9 +48,9 @@ class Cost:
         )
 
 
-def vae_cost(name: str) -> Cost:
-    """Encoding and decoding a 512 px image with one of `VAES`."""
-    model = abstract_network("vae", VAES[name])
+def vae_cost(config: VAEConfig) -> Cost:
+    """Encoding and decoding a 512 px image."""
+    model = abstract_network("vae", config)
 
     def reconstruct(vae, image):
         mean, _, skips = vae.encode(image)
@@ -54,10 +59,8 @@ def vae_cost(name: str) -> Cost:
     return _cost(model, reconstruct, jax.ShapeDtypeStruct((1, _IMAGE, _IMAGE, 3), jnp.float32))
 
 
-def unet_cost(name: str, latent_side: int, latent_channels: int = 4) -> Cost:
-    """One step of one of `UNETS` on a square latent, with 77 text tokens."""
-    channels = {"in_channels": latent_channels, "out_channels": latent_channels}
-    config = dataclasses.replace(UNETS[name], **channels)
+def unet_cost(config: UNetConfig, latent_side: int) -> Cost:
+    """One step on a square latent, with 77 text tokens."""
     shapes = (
         jax.ShapeDtypeStruct((1, latent_side, latent_side, config.in_channels), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.int32),
@@ -144,92 +147,3 @@ def _inner_programs(values: Iterable) -> Iterable:
             yield value.jaxpr
         elif hasattr(value, "eqns"):
             yield value
-
-
-# The paper's figures: parameters and multiply-adds, "" where it gives none.
-PAPER_VAES = {"VAE-D8": ("83.7 M", "1.8 T"), "VAE-D4": ("15.2 M", "1.1 T")}  # Table 1
-PAPER_UNETS = {("SD 2.1", 128): "1.35 T", ("CE-UNet", 128): "0.73 T"}  # section 3.3
-# Table 4: steps, parameters, multiply-adds of whole systems, text encoder and tagger included.
-PAPER_SYSTEMS = {
-    "StableSR": (200, "1.56 B", "79.94 T"),
-    "DiffBIR": (50, "1.68 B", "24.31 T"),
-    "SeeSR": (50, "2.51 B", "65.86 T"),
-    "PASD": (20, "2.31 B", "29.13 T"),
-    "S3Diff": (1, "1.33 B", "2.62 T"),
-    "OSEDiff": (1, "1.77 B", "2.27 T"),
-    "TVT": (1, "1.72 B", "1.97 T"),
-}
-# Tables 5 and 7: (VAE, UNet, side of the latent) and multiply-adds.
-PAPER_ABLATIONS = {
-    "V1": (("V1", "CE-UNet", 128), "3.02 T"),
-    "V2": (("V2", "CE-UNet", 128), "2.40 T"),
-    "S1": (("VAE-D8", "SD 2.1", 64), "2.27 T"),
-    "S2": (("VAE-D8-SC", "SD 2.1", 64), "2.27 T"),
-    "S3": (("VAE-D8C8", "SD 2.1", 64), "2.27 T"),
-    "S4": (("VAE-D4", "SD 2.1", 128), "2.59 T"),
-    "S5": (("VAE-D4", "Prun-UNet", 128), "2.00 T"),
-    "TVT": (("VAE-D4", "CE-UNet", 128), "1.97 T"),
-}
-# Systems of Table 4 whose networks are here; OSEDiff's are those of S1.
-_OURS = {"OSEDiff": "S1", "TVT": "TVT"}
-_TITLES = ("parameters", "layers", "with attention", "paper: parameters", "paper: count")
-
-
-def complexity_report() -> str:
-    """The paper's tables of cost with ours beside them, for a 512 px image, in Markdown."""
-    vaes = {name: vae_cost(name) for name in VAES}
-    unets = {
-        key: unet_cost(*key)
-        for (vae, *unet), _ in PAPER_ABLATIONS.values()
-        for key in [(*unet, VAES[vae].latent_channels)]
-    }
-    text, tagger = text_encoder_cost(), tagger_cost()
-    costs = {
-        name: vaes[vae] + unets[unet, side, VAES[vae].latent_channels] + text + tagger
-        for name, ((vae, unet, side), _) in PAPER_ABLATIONS.items()
-    }
-    networks = [
-        (f"{name}, encoder + decoder", cost, *PAPER_VAES.get(name, ("", "")))
-        for name, cost in vaes.items()
-    ]
-    networks += [
-        (f"UNet {name}, latent {side}x{side}x{c}", cost, "", PAPER_UNETS.get((name, side), ""))
-        for (name, side, c), cost in sorted(unets.items())
-    ]
-    networks += [("text encoder", text, "", ""), ("tagger RAM, 384 px", tagger, "", "")]
-    table4 = [
-        (f"{name}, steps: {steps}", costs.get(_OURS.get(name)), parameters, count)
-        for name, (steps, parameters, count) in PAPER_SYSTEMS.items()
-    ]
-    tables = {
-        "Networks (Table 1, section 3.3)": networks,
-        "Systems (Table 4), with text encoder and tagger": table4,
-    }
-    for title, names in {
-        "Ablations of the VAE (Table 5)": ("V1", "V2", "TVT"),
-        "Ablations of the UNet (Table 7)": ("S1", "S2", "S3", "S4", "S5", "TVT"),
-    }.items():
-        tables[title] = [
-            (f"{name}: {vae} + {unet}", costs[name], "", count)
-            for name in names
-            for (vae, unet, _), count in [PAPER_ABLATIONS[name]]
-        ]
-    lines = [
-        "Multiply-adds for a 512 px image. `layers` are convolutions and linear layers, which the",
-        "paper counts; `with attention` adds attention's two matrix products.",
-    ]
-    for title, rows in tables.items():
-        lines += ["", title, "", f"| | {' | '.join(_TITLES)} |", "|---" * 6 + "|"]
-        lines += [
-            f"| {name} | {_cells(cost)} | {' | '.join(paper)} |" for name, cost, *paper in rows
-        ]
-    return "\n".join(lines)
-
-
-def _cells(cost: Cost | None) -> str:
-    if cost is None:
-        return " | | "
-    return (
-        f"{cost.parameters / 1e6:.2f} M | {cost.layers / 1e12:.4f} T "
-        f"| {(cost.layers + cost.attention) / 1e12:.4f} T"
-    )

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.methods import SCALE
-from tvt_jax.images import find_images
+from tvt_jax.images import find_images, image_suffixes
 
 _SHOWN = 5  # names in a message
 # StableSR's test sets: folder, number of pairs, side of the high resolution in px.
@@ -18,6 +18,8 @@ KNOWN = {
     "div2k-val": ("DIV2K_V2_val", 3000, 512),
 }
 _LAYOUTS = (("test_LR", "test_HR"), ("lq", "gt"), ("lr", "hr"))
+# Where copies of Urban100 have their high resolution, and how many images there are.
+_URBAN100, _URBAN100_COUNT = ("HR", "image_SRF_4", "image_SRF_2", "."), 100
 
 
 class Dataset(NamedTuple):
@@ -76,6 +78,33 @@ def find_dataset(name: str, root: Path) -> Dataset:
                 f"first must be {SCALE} times as large."
             )
     return Dataset(name, low, high)
+
+
+def find_urban100(root: Path) -> list[tuple[Path, Path]]:
+    """Finds Urban100, the set of the paper's Table 1.
+
+    Args:
+      root: its folder, or the one that has it; of its authors' archive, whose names end in _HR and
+        _LR, or of a copy with a folder HR.
+
+    Returns: files, each with its name.
+    Raises:
+      UserError: it is not there, or there are not 100 images.
+    """
+    folders = ("Urban100", "Urban100_SR", ".")
+    places = [root / folder / part for folder in folders for part in _URBAN100]
+    for place in filter(Path.is_dir, places):
+        files = [path for path in place.iterdir() if path.suffix.lower() in image_suffixes()]
+        high = [path for path in files if path.stem.endswith("_HR")]
+        if high or files:
+            found = sorted(high or files)
+            if len(found) != _URBAN100_COUNT:
+                raise UserError(
+                    f"{place} has {len(found)} images, and Urban100 has {_URBAN100_COUNT}; unpack "
+                    "it anew."
+                )
+            return [(path, Path(path.name)) for path in found]
+    raise UserError(f"there is no Urban100 with images in `data` {root}.")
 
 
 def images_by_name(folder: Path, parameter: str = "`dataset`") -> dict[str, Path]:

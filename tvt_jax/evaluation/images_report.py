@@ -4,13 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tvt_jax.errors import UserError
 from tvt_jax.evaluation.datasets import check_same_names, images_by_name
+from tvt_jax.evaluation.extra_metrics import ExtraMetrics
+from tvt_jax.evaluation.html_report import write_html
 from tvt_jax.evaluation.protocol import find_protocol
-from tvt_jax.evaluation.quality import METRICS, MIN_SIDE, Quality
-from tvt_jax.evaluation.report import markdown_table, mean_values, metric_cells
-from tvt_jax.evaluation.restoration_report import measure_image
-from tvt_jax.progress import progress
+from tvt_jax.evaluation.quality import Quality
+from tvt_jax.evaluation.report import (
+    markdown_table,
+    mean_values,
+    metric_cells,
+    metric_titles,
+    write_reports,
+)
 
 
 def compare_images(
@@ -18,6 +23,9 @@ def compare_images(
     ref: Path,
     protocol: str = "paper",
     metrics: Sequence[str] | None = None,
+    extra: ExtraMetrics | None = None,
+    output: Path | None = None,
+    page: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measures every image against its reference.
@@ -28,6 +36,9 @@ def compare_images(
         their suffixes. Two single images belong together whatever their names.
       protocol: of `PROTOCOLS`.
       metrics: names, of `quality.METRICS`; default those of the protocol.
+      extra: metrics of pyiqa.
+      output: folder for the report (`report.json`, `.csv`, `.md`).
+      page: file for the report as a page to look at.
       quiet: no progress bar, no notes.
 
     Returns: the report, ready for JSON: `pred`, `ref`, `protocol`, `versions`, `weights`, `notes`,
@@ -36,23 +47,26 @@ def compare_images(
       UserError: a folder is missing or has no images, an image has no counterpart, another size
         than it, or is damaged or smaller than 32 px; weights are not there.
     """
-    quality = Quality(find_protocol(protocol), metrics, required=True)
-    rows = []
-    for name, (first, second) in progress(list(_pairs(pred, ref).items()), "comparing", quiet):
-        image, values = measure_image(first, second, quality)
-        height, width = image.shape[:2]
-        if min(height, width) < MIN_SIDE:
-            raise UserError(f"{first} is smaller than {MIN_SIDE} px.")
-        rows.append({"file": name, "width": width, "height": height, **values})
+    quality = Quality(find_protocol(protocol), metrics, extra, required=True)
+    pairs = _pairs(pred, ref)
+    values = quality.measure_files(list(pairs.values()), "comparing", quiet)
+    rows = [{"name": name, **row} for name, row in zip(pairs, values, strict=True)]
     if not quiet:
         quality.print_notes()
-    return {
+    report = {
         "pred": str(pred),
         "ref": str(ref),
         **quality.report(),
-        "mean": mean_values([{m: row[m] for m in quality.metrics} for row in rows]),
+        "mean": mean_values(rows, quality.columns),
         "images": rows,
     }
+    if page is not None:
+        files, references = ({n: pair[i] for n, pair in pairs.items()} for i in (0, 1))
+        methods = [{"name": pred.name, "images": rows}]
+        write_html(page, images_table(report), methods, {pred.name: files}, references)
+    if output is not None:
+        write_reports(output, report, images_table(report), rows)
+    return report
 
 
 def images_table(report: Mapping[str, Any]) -> str:
@@ -60,7 +74,7 @@ def images_table(report: Mapping[str, Any]) -> str:
     mean = report["mean"]
     return "\n".join(
         [
-            *markdown_table([METRICS[name].title for name in mean], [metric_cells(mean, mean)]),
+            *markdown_table(metric_titles(mean), [metric_cells(mean, mean)]),
             "",
             f"Means over {len(report['images'])} images of {report['pred']} against "
             f"{report['ref']}.",

@@ -1,20 +1,19 @@
 """Whether text can still be read after restoration: rendered lines, and what OCR makes of them.
 
 Pages of text in DejaVu are degraded and restored like the images of the benchmark. Each line is
-then cut out where it was drawn, so the OCR only reads and does not search.
+then cut out where it was drawn, so the recogniser does not search.
 """
 
-import importlib.util
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tvt_jax.downloads import wheel_files
-from tvt_jax.errors import UserError
 from tvt_jax.evaluation.public_benchmark import MATPLOTLIB
+from tvt_jax.evaluation.recogniser import Recogniser
 from tvt_jax.evaluation.scene_text import edit_distance
 
 PAGES = 12
@@ -44,8 +43,6 @@ _WORDS = (
     "jumps over between through without morning evening weather window number paper kitchen "
     "yellow water sugar flour exhibition journey quality voyage maximum puzzle jacket"
 ).split()
-
-Reader = Callable[[np.ndarray], str]
 
 
 class Line(NamedTuple):
@@ -113,39 +110,15 @@ def _words(rng: np.random.Generator, font: ImageFont.FreeTypeFont, width: int) -
         text = longer
 
 
-def load_reader() -> Reader:
-    """Loads the OCR: RapidOCR with PP-OCRv4, recognition only.
-
-    Returns: a function from an image of one line, [H, W, 3] uint8, to its text.
-    Raises:
-      UserError: the package is not installed.
-    """
-    if importlib.util.find_spec("rapidocr_onnxruntime") is None:
-        raise UserError(
-            "`text` needs a package that is not installed: `pip install --no-deps "
-            "rapidocr-onnxruntime==1.4.4` and `pip install onnxruntime pyclipper shapely six "
-            "pyyaml tqdm` (its own requirement is an OpenCV with windows)."
-        )
-    from rapidocr_onnxruntime import RapidOCR
-
-    engine = RapidOCR()
-
-    def read(image: np.ndarray) -> str:
-        result, _ = engine(image[..., ::-1], use_det=False, use_cls=False, use_rec=True)
-        return "".join(text for text, *_ in result or [])
-
-    return read
-
-
 def text_accuracy(
-    pages: Mapping[str, Page], images: Mapping[str, np.ndarray], read: Reader
+    pages: Mapping[str, Page], images: Mapping[str, np.ndarray], recogniser: Recogniser
 ) -> float:
     """The share of characters that are read rightly, over all lines.
 
     Args:
       pages: what was drawn.
       images: the same pages restored, [512, 512, 3] uint8 by name.
-      read: of `load_reader`.
+      recogniser: what reads.
 
     Returns: 1 minus the edit distance by the number of characters, at least 0 for each line; spaces
       do not count.
@@ -155,7 +128,9 @@ def text_accuracy(
         for line in page.lines:
             left, top, end, bottom = line.box
             part = images[name][max(top - 6, 0) : bottom + 6, max(left - 8, 0) : end + 8]
-            wanted, got = (text.replace(" ", "") for text in (line.text, read(part)))
+            wanted, got = (
+                text.replace(" ", "") for text in (line.text, recogniser.read(part, "ENG"))
+            )
             right += max(0, len(wanted) - edit_distance(wanted, got))
             total += len(wanted)
     return right / total

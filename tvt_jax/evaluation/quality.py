@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +14,10 @@ import numpy as np
 from tvt_jax.bundled import ASSETS
 from tvt_jax.downloads import Wheel, wheel_files
 from tvt_jax.errors import UserError
+from tvt_jax.evaluation.extra_metrics import EXTRA_METRICS, ExtraMetrics
+from tvt_jax.evaluation.metric_names import MIN_SIDE, Metric
 from tvt_jax.evaluation.protocol import Protocol
+from tvt_jax.images import read_image
 from tvt_jax.metrics import niqe as niqe_module
 from tvt_jax.metrics.color import yiq
 from tvt_jax.metrics.dists import dists
@@ -23,33 +26,8 @@ from tvt_jax.metrics.gmsd import gmsd
 from tvt_jax.metrics.lpips import lpips
 from tvt_jax.metrics.niqe import PristineModel, niqe
 from tvt_jax.metrics.ssim import MS_SSIM_MIN_SIDE, ms_ssim
+from tvt_jax.progress import progress
 from tvt_jax.weights.lpips import load_lpips, lpips_folder
-
-MIN_SIDE = 32  # px; AlexNet's last features of smaller images are empty
-
-
-class Metric(NamedTuple):
-    """How a metric is shown.
-
-    Attributes:
-      name: in tables.
-      decimals: in tables.
-      higher_is_better: whether it is a similarity.
-      definition: for reports; None where the protocol tells.
-      min_side: px; smaller images have no value.
-    """
-
-    name: str
-    decimals: int
-    higher_is_better: bool
-    definition: str | None = None
-    min_side: int = MIN_SIDE
-
-    @property
-    def title(self) -> str:
-        """With an arrow to the better side."""
-        return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
-
 
 METRICS = {
     "psnr": Metric("PSNR", 2, True),
@@ -66,6 +44,8 @@ METRICS = {
         niqe_module.MIN_SIDE,
     ),
 }  # fmt: skip
+# How each is shown, pyiqa's included.
+SHOWN = {**METRICS, **{name: extra.metric for name, extra in EXTRA_METRICS.items()}}
 _LPIPS_NETS = {"lpips-vgg": "vgg16", "lpips-alex": "alexnet"}
 _DISTS_WEIGHTS = ASSETS / "dists" / "weights.npz"
 # The model of NIQE's authors, as BasicSR stores it; a package that BasicSR's code went into.
@@ -85,18 +65,24 @@ class Quality:
     Attributes:
       protocol: by which it measures.
       metrics: names, of `METRICS`.
+      columns: names of all values: `metrics` and those of pyiqa.
       weights: SHA-256 of the files that learned metrics read, by metric.
       notes: why values are missing.
     """
 
     def __init__(
-        self, protocol: Protocol, metrics: Sequence[str] | None = None, required: bool = False
+        self,
+        protocol: Protocol,
+        metrics: Sequence[str] | None = None,
+        extra: ExtraMetrics | None = None,
+        required: bool = False,
     ):
         """Loads what the metrics need.
 
         Args:
           protocol: one of `PROTOCOLS`.
           metrics: names, of `METRICS`; default those of the protocol.
+          extra: metrics of pyiqa, which only `measure_files` measures.
           required: whether missing weights are an error; otherwise their metrics stay empty, with
             a note.
 
@@ -111,6 +97,8 @@ class Quality:
                 f"{', '.join(METRICS)}."
             )
         self.protocol, self.metrics = protocol, tuple(metrics)
+        self._extra = extra or ExtraMetrics()
+        self.columns = (*self.metrics, *self._extra.metrics)
         self.weights: dict[str, str] = {}
         self.notes: list[str] = []
         self._measures: dict[str, Measure] = {}
@@ -141,7 +129,7 @@ class Quality:
             return lambda image, _: niqe(image, PristineModel(mean, covariance))
         net = _LPIPS_NETS.get(name, "vgg16")
         network = load_lpips(net)
-        self.weights[f"lpips-{net}"] = _sha256(lpips_folder(net) / "model.safetensors")
+        self.weights[f"lpips-{net}"] = lpips_sha256(net)
         if name == "dists":
             self.weights[name] = _sha256(_DISTS_WEIGHTS)
             with np.load(_DISTS_WEIGHTS) as arrays:
@@ -151,8 +139,37 @@ class Quality:
 
     def print_notes(self) -> None:
         """Prints the notes on stderr."""
-        for note in self.notes:
+        for note in self.notes + self._extra.notes:
             print(f"note: {note}", file=sys.stderr)
+
+    def measure_files(
+        self, pairs: Sequence[tuple[Path, Path]], what: str, quiet: bool = False
+    ) -> list[dict[str, float | int | None]]:
+        """Measures image files.
+
+        Args:
+          pairs: an image and its reference each.
+          what: is shown before the progress bar.
+          quiet: no progress bar.
+
+        Returns: for each pair `width` and `height` in px, and the values of `columns`.
+        Raises:
+          UserError: a file cannot be read, two sizes differ, or an image is too small.
+        """
+        rows = []
+        for file, reference in progress(pairs, what, quiet):
+            image, wanted = read_image(file), read_image(reference)
+            height, width = image.shape[:2]
+            if image.shape != wanted.shape:
+                raise UserError(
+                    f"{file} is {width}x{height} px and {reference} is "
+                    f"{wanted.shape[1]}x{wanted.shape[0]}; both must have one size."
+                )
+            if min(height, width) < MIN_SIDE:
+                raise UserError(f"{file} is smaller than {MIN_SIDE} px.")
+            rows.append({"width": width, "height": height, **self.measure(image, wanted)})
+        extra = self._extra.measure(pairs, quiet)
+        return [{**row, **more} for row, more in zip(rows, extra, strict=True)]
 
     def measure(self, image: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
         """All metrics of one image.
@@ -191,9 +208,9 @@ class Quality:
                 "described": self.protocol.described(),
                 **{name: text for name, text in definitions.items() if text},
             },
-            "versions": versions(),
-            "weights": self.weights,
-            "notes": self.notes,
+            "versions": {**versions(), **self._extra.versions},
+            "weights": {**self.weights, **self._extra.weights},
+            "notes": self.notes + self._extra.notes,
         }
 
 
@@ -207,6 +224,11 @@ def versions() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in packages},
         "device": jax.devices()[0].device_kind,
     }
+
+
+def lpips_sha256(net: str) -> str:
+    """SHA-256 of the weights of LPIPS, "vgg16" or "alexnet"."""
+    return _sha256(lpips_folder(net) / "model.safetensors")
 
 
 def _sha256(file: Path) -> str:

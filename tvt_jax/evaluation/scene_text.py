@@ -5,6 +5,7 @@ repository mjq11302010044/Real-CE.
 """
 
 import re
+import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from tvt_jax.files import atomic_file, check_is_file
 from tvt_jax.images import read_image, write_image
 
 _CHINESE = re.compile("[\u4e00-\u9fa5]")
+_LATIN = frozenset(string.digits + string.ascii_lowercase)
 
 
 class TextLine(NamedTuple):
@@ -126,20 +128,28 @@ def cut_line(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def compare_reading(line: TextLine, read: str) -> Reading:
+def compare_reading(line: TextLine, read: str, alphabet: frozenset[str] | None = None) -> Reading:
     """Scores what a recogniser reads.
 
     Both are in lower case and without spaces; of an English line only digits and letters count.
+
+    Args:
+      line: what is written.
+      read: what was read.
+      alphabet: with it, counts as the authors do: of Chinese lines only its characters count, and
+        a capital letter that is read there is wrong, for only the truth is in lower case.
     """
-    wanted, got = (_cleaned(text, line.language) for text in (line.text, read))
+    english = line.language == "ENG"
+    known = _LATIN if english else alphabet
+
+    def counted(text: str, lower: bool) -> str:
+        text = "".join((text.lower() if lower else text).split())
+        return text if known is None else "".join(c for c in text if c in known)
+
+    wanted, got = counted(line.text, True), counted(read, english or alphabet is None)
     longest = max(len(wanted), len(got))
     ned = (longest - edit_distance(wanted, got)) / longest if longest else 0.0
     return Reading(wanted == got, ned, line.language)
-
-
-def _cleaned(text: str, language: str) -> str:
-    text = "".join(text.lower().split())
-    return re.sub("[^0-9a-z]", "", text) if language == "ENG" else text
 
 
 def reading_scores(readings: Iterable[Reading]) -> dict[str, float | int | None]:

@@ -1,29 +1,26 @@
 """Restoration of scene text on Real-CE: quality, and how much a recogniser reads right."""
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvt_jax.errors import UserError
-from tvt_jax.evaluation.datasets import check_same_names, images_by_name
-from tvt_jax.evaluation.methods import check_method, restore_in_own_process
 from tvt_jax.evaluation.paper_tables import TABLE3, TABLE3_METRICS
 from tvt_jax.evaluation.protocol import PROTOCOLS
-from tvt_jax.evaluation.quality import METRICS, Quality
+from tvt_jax.evaluation.quality import Quality
+from tvt_jax.evaluation.recogniser import Recogniser, load_recogniser
 from tvt_jax.evaluation.report import (
     markdown_table,
     mean_values,
     metric_cells,
+    metric_titles,
     table_cell,
-    write_report,
+    write_reports,
 )
-from tvt_jax.evaluation.restoration_report import measure_image, method_labels
+from tvt_jax.evaluation.restored import check_candidates, restore_all
 from tvt_jax.evaluation.scene_text import (
     Reading,
     TextLine,
@@ -35,7 +32,6 @@ from tvt_jax.evaluation.scene_text import (
 from tvt_jax.images import read_image
 from tvt_jax.progress import progress
 
-_RECOGNISER = "rapidocr"
 _SCORES = ("acc", "ned", "acc-chn", "ned-chn", "acc-eng", "ned-eng")
 _DEFINITIONS = {
     "acc": "lines read exactly, of all lines",
@@ -45,36 +41,12 @@ _DEFINITIONS = {
     "low resolution": "13 mm reduced to a quarter by cubic interpolation without antialiasing",
 }
 
-Recogniser = Callable[[np.ndarray], str]
-
-
-def load_recogniser() -> tuple[Recogniser, str]:
-    """Loads RapidOCR, recognition only.
-
-    Returns: (a function from an image of a line, [H, W, 3] uint8, to its text; name and version).
-    Raises:
-      UserError: the package is not installed.
-    """
-    if importlib.util.find_spec(_RECOGNISER) is None:
-        raise UserError(
-            "reading text needs a package that is not installed: `pip install rapidocr==3.10.0 "
-            "onnxruntime`."
-        )
-    from rapidocr import RapidOCR
-
-    engine = RapidOCR(params={"Global.log_level": "error"})
-
-    def read(image: np.ndarray) -> str:
-        found = engine(image[..., ::-1], use_det=False, use_cls=False, use_rec=True).txts
-        return "".join(found or ())
-
-    return read, f"{_RECOGNISER} {importlib.metadata.version(_RECOGNISER)}"
-
 
 def evaluate_text(
     folder: Path,
     methods: Sequence[str],
     pred: Sequence[Path] = (),
+    crnn: Path | None = None,
     output: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -84,7 +56,9 @@ def evaluate_text(
       folder: Real-CE's `val`, or the folder that has it.
       methods: of `methods.METHODS`, and model folders. "bicubic" is the floor.
       pred: folders of images restored elsewhere, by Real-CE's names.
-      output: folder for `report.json`, `lr`, `hr` and the restored images.
+      crnn: folder with the recognisers of Real-CE's authors; default RapidOCR.
+      output: folder for the report (`report.json`, `.csv`, `.md`), `lr`, `hr` and the restored
+        images.
       quiet: no progress bar, no notes.
 
     Returns: the report, ready for JSON: `protocol`, `versions`, `weights`, `notes`, `recogniser`,
@@ -93,62 +67,70 @@ def evaluate_text(
     Raises:
       UserError: something is missing or does not fit.
     """
-    names = [*methods, *map(str, pred)]
-    if len(set(names)) < len(names) or not names:
-        raise UserError("name each method once, and at least one.")
-    for method in methods:
-        check_method(method)
-    read, recogniser = load_recogniser()
-    quality, labels = Quality(PROTOCOLS["realce"]), method_labels(names)
+    check_candidates(methods, pred)
+    recogniser, quality = load_recogniser(crnn), Quality(PROTOCOLS["realce"])
     with contextlib.ExitStack() as stack:
         target = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         dataset, lines = write_realce(folder, target)
-        files = {str(f): images_by_name(f, "`pred`") for f in pred}
-        for name, images in files.items():
-            check_same_names(name, images, dataset.name, dataset.high)
-        for method in progress(methods, "restoring", quiet):
-            restore_in_own_process(method, dataset.low, target / labels[method])
-            files[method] = {n: target / labels[method] / f"{n}.png" for n in dataset.high}
-        original = [
-            reading
-            for name, path in progress(dataset.high.items(), "reading HR", quiet)
-            for reading in _readings(read_image(path), lines[name], read)
-        ]
-        rows = []
-        for name in names:
-            images, readings = [], []
-            for image, high in progress(dataset.high.items(), f"measuring {labels[name]}", quiet):
-                restored, values = measure_image(files[name][image], high, quality)
-                found = _readings(restored, lines[image], read)
-                readings += found
-                images.append({"name": image, **values, **reading_scores(found)})
-            mean = mean_values([{m: image[m] for m in quality.metrics} for image in images])
-            scores = reading_scores(readings)
-            rows.append({"name": labels[name], "mean": mean, "scores": scores, "images": images})
+        candidates = restore_all(methods, pred, dataset, target, quiet=quiet)
+
+        def read(files: Mapping[str, Path], what: str) -> dict[str, list[Reading]]:
+            return {
+                name: _readings(read_image(files[name]), lines[name], recogniser)
+                for name in progress(lines, f"reading {what}", quiet)
+            }
+
+        original, rows = read(dataset.high, "HR"), []
+        for label, files, _ in candidates:
+            pairs = [(files[name], path) for name, path in dataset.high.items()]
+            values = quality.measure_files(pairs, f"measuring {label}", quiet)
+            readings = read(files, label)
+            images = [
+                {"name": name, **row, **reading_scores(readings[name])}
+                for name, row in zip(lines, values, strict=True)
+            ]
+            rows.append(
+                {
+                    "name": label,
+                    "mean": mean_values(values, quality.columns),
+                    "scores": reading_scores(r for found in readings.values() for r in found),
+                    "images": images,
+                }
+            )
     if not quiet:
         quality.print_notes()
     report = {
         "dataset": {"name": dataset.name, "images": len(lines)},
         **quality.report(),
-        "recogniser": recogniser,
+        "recogniser": recogniser.name,
         "definitions": _DEFINITIONS,
-        "original": reading_scores(original),
+        "original": reading_scores(r for found in original.values() for r in found),
         "paper": TABLE3,
         "methods": rows,
     }
     if output is not None:
-        write_report(output / "report.json", report)
+        images = [{"method": row["name"], **image} for row in rows for image in row["images"]]
+        write_reports(output, report, text_table(report), images)
     return report
 
 
-def _readings(image: np.ndarray, lines: Sequence[TextLine], read: Recogniser) -> list[Reading]:
-    return [compare_reading(line, read(cut_line(image, line.corners))) for line in lines]
+def _readings(
+    image: np.ndarray, lines: Sequence[TextLine], recogniser: Recogniser
+) -> list[Reading]:
+    return [
+        compare_reading(
+            line,
+            recogniser.read(cut_line(image, line.corners), line.language),
+            recogniser.alphabet,
+        )
+        for line in lines
+    ]
 
 
 def text_table(report: Mapping[str, Any]) -> str:
     """A report of `evaluate_text` in Markdown, the paper's Table 3 beside it."""
     metrics = list(report["methods"][0]["mean"])
-    titles = ["method", *(METRICS[name].title for name in metrics)]
+    titles = ["method", *metric_titles(metrics)]
     titles += [f"{name.upper()} ↑" for name in _SCORES]
     rows = [
         [row["name"], *metric_cells(row["mean"], metrics), *_score_cells(row["scores"])]
@@ -166,8 +148,8 @@ def text_table(report: Mapping[str, Any]) -> str:
             f"{report['dataset']['images']} images of {report['dataset']['name']}, "
             f"{original['lines']} lines ({original['lines-chn']} Chinese, "
             f"{original['lines-eng']} English), read by {report['recogniser']}; the paper's ACC "
-            "and NED are of another recogniser (CRNN) and compare only among themselves. Its rows "
-            "from TSRN to DiffTSR are of line crops, by all signs.",
+            "and NED are of the CRNN of Real-CE's authors (`crnn`) and compare with no other "
+            "recogniser's. Its rows from TSRN to DiffTSR are of line crops, by all signs.",
             f"Protocol {report['protocol']['described']}.",
         ]
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import numpy as np
 
 from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
 from tvt_jax.errors import UserError
+from tvt_jax.evaluation.metric_names import MIN_SIDE
 from tvt_jax.evaluation.protocol import PROTOCOLS
-from tvt_jax.evaluation.quality import MIN_SIDE, versions
+from tvt_jax.evaluation.quality import lpips_sha256, versions
 from tvt_jax.evaluation.reconstruction import reconstruct
-from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell
-from tvt_jax.images import find_images, read_image
+from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, write_reports
+from tvt_jax.images import read_image
 from tvt_jax.metrics.lpips import lpips
 from tvt_jax.metrics.psnr import psnr
 from tvt_jax.metrics.ssim import ssim
@@ -42,38 +43,46 @@ PROTOCOL = {
     "psnr_y, ssim_y": PROTOCOLS["classic"].described(),
     "psnr_rgb, ssim_rgb": "RGB, nothing cut, mean of the channels",
     "ssim": "Gaussian windows of 11x11 px, sigma 1.5, inside of the image; data range 255",
-    "lpips": "version 0.1 of the weights, whole 8-bit RGB image",
+    "lpips": "with version 0.1 of the weights, whole 8-bit RGB image",
     "mean": "over the images",
 }
 # Table 1: PSNR, SSIM, LPIPS on Urban100. The text does not tell channel, border and LPIPS network.
 PAPER = {"VAE-D8": (VAE_D8, (25.29, 0.7656, 0.0659)), "VAE-D4": (VAE_D4, (32.35, 0.9290, 0.0230))}
 
 
-def evaluate_vaes(models: list[Path], source: Path, quiet: bool = False) -> dict[str, Any]:
+def evaluate_vaes(
+    models: Sequence[Path],
+    found: Sequence[tuple[Path, Path]],
+    source: str,
+    output: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Reconstructs all images with all VAEs and measures what is lost.
 
     Args:
       models: VAE folders, or model folders around them (`vae/`).
-      source: a folder of images, searched to the bottom, or one image.
+      found: image files, each with its name.
+      source: what to call them.
+      output: folder for the report (`report.json`, `.csv`, `.md`).
       quiet: no progress bar, no notes.
 
-    Returns: the report, ready for JSON: `protocol`, `versions`, `notes`, `vaes`; each VAE with
-      `model`, `architecture` (`config.json`), `paper` (or None), `mean` and `images`. Values are
-      None where a metric was not computed or is infinite.
+    Returns: the report, ready for JSON: `protocol`, `versions`, `weights`, `notes`, `vaes`; each
+      VAE with `model`, `architecture` (`config.json`), `paper` (or None), `mean` and `images`.
+      Values are None where a metric was not computed or is infinite.
     Raises:
       UserError: a folder is missing or damaged, or no image can be read.
     """
     if not models:
         raise UserError("`model` names no VAE.")
-    found = find_images(source)
     vaes = [
         (str(model), load_network(network_folder(model, "vae"), "vae", jnp.float32, jnp.float32))
         for model in models
     ]
-    nets, notes = {}, []
+    nets, weights, notes = {}, {}, []
     for net in LPIPS_NETS:
         try:
             nets[net] = load_lpips(net)
+            weights[f"lpips-{net}"] = lpips_sha256(net)
         except UserError as error:
             notes.append(f"no LPIPS with {net}: {error}")
     rows, failed = [], {}
@@ -92,7 +101,7 @@ def evaluate_vaes(models: list[Path], source: Path, quiet: bool = False) -> dict
                 "model": model,
                 "architecture": vae.config.to_json(),
                 "paper": _paper_row(vae.config),
-                "mean": mean_values([{key: i[key] for key, _, _ in COLUMNS} for i in images]),
+                "mean": mean_values(images, [key for key, _, _ in COLUMNS]),
                 "images": images,
             }
         )
@@ -100,14 +109,19 @@ def evaluate_vaes(models: list[Path], source: Path, quiet: bool = False) -> dict
     if not quiet:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    return {
-        "input": str(source),
+    report = {
+        "input": source,
         "protocol": PROTOCOL,
         "versions": versions(),
+        "weights": weights,
         "notes": notes,
         "failed": sorted(failed),
         "vaes": rows,
     }
+    if output is not None:
+        images = [{"model": row["model"], **image} for row in rows for image in row["images"]]
+        write_reports(output, report, vae_table(report), images)
+    return report
 
 
 def vae_table(report: Mapping[str, Any]) -> str:
@@ -135,12 +149,14 @@ def vae_table(report: Mapping[str, Any]) -> str:
         f"Means over {len(report['vaes'][0]['images'])} images of {report['input']}.",
         f"The paper's Table 1, on Urban100 (PSNR, SSIM, LPIPS): {figures}.",
         "It does not tell the colour channel, the border and the network of LPIPS.",
+        f"PSNR-Y and SSIM-Y by {PROTOCOL['psnr_y, ssim_y']}; PSNR-RGB and SSIM-RGB on "
+        f"{PROTOCOL['psnr_rgb, ssim_rgb']}; LPIPS {PROTOCOL['lpips']}.",
     ]
     return "\n".join(lines)
 
 
 def _batches(
-    found: list[tuple[Path, Path]], failed: dict[str, str], what: str, quiet: bool
+    found: Sequence[tuple[Path, Path]], failed: dict[str, str], what: str, quiet: bool
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Yields images of one size together: (names, [B, H, W, 3] uint8).
 

@@ -1,0 +1,1 @@
+"""Trainings that differ in one choice, side by side: run, evaluated and compared."""
