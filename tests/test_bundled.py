@@ -43,7 +43,7 @@ def test_the_bundled_model_is_better_than_filters():
         rows = []
         for name, original in originals.items():
             rows.append(quality.measure(method(degrade(original, name, "realistic")), original))
-        return mean_values(rows)
+        return mean_values(rows, quality.columns)
 
     got = measure(Upscaler.from_folder())
     for name in ("bicubic", "lanczos"):

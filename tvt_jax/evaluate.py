@@ -149,7 +149,7 @@ def restoration(
         extra=ExtraMetrics(_names(extra_metrics) or (), extra_python, extra_weights),
         text=text,
         output=output,
-        page=report,
+        html=report,
         quiet=quiet,
     )
     print(restoration_table(made))

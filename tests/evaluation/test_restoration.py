@@ -49,7 +49,7 @@ def report(tmp_path_factory):
         monkeypatch.setattr(public_benchmark, "benchmark_images", lambda: IMAGES)
         folder = tmp_path_factory.mktemp("out")
         made = evaluate_restoration(
-            ["bicubic", "lanczos"], output=folder, page=folder / "report.html", quiet=True
+            ["bicubic", "lanczos"], output=folder, html=folder / "report.html", quiet=True
         )
     return made, folder
 

@@ -67,10 +67,9 @@ def compare_runs(
     }
     _claim(output, asked)
     if dataset is None:
-        found = write_benchmark(output / "benchmark", "realistic")
+        write_benchmark(output / "benchmark", "realistic")
         dataset = str(output / "benchmark")
-    else:
-        found = find_dataset(dataset, data)
+    found = find_dataset(dataset, data)
     results: dict[str, dict[int, Path]] = {run.name: {} for run in runs}
     reports: dict[str, dict[int, dict[str, Any]]] = {run.name: {} for run in runs}
     for seed in seeds:  # all runs with one seed make a table already
@@ -78,16 +77,16 @@ def compare_runs(
             folder = output / run.name / f"seed{seed}"
             if not quiet:
                 print(f"{run.name}, seed {seed}")
-            results[run.name][seed] = train_run(run, seed, folder, quiet)
+            results[run.name][seed] = result = train_run(run, seed, folder, quiet)
             file = folder / "evaluation.json"
             if not file.is_file():
                 if run.restores:
                     made = evaluate_restoration(
-                        [str(results[run.name][seed])], dataset, data, metrics=metrics, quiet=quiet
+                        [str(result)], dataset, data, metrics=metrics, quiet=quiet
                     )
                 else:
                     high = [(path, Path(name)) for name, path in found.high.items()]
-                    made = evaluate_vaes([results[run.name][seed]], high, dataset, quiet=quiet)
+                    made = evaluate_vaes([result], high, dataset, quiet=quiet)
                 with atomic_file(file) as temporary:
                     write_json(temporary, made)
             reports[run.name][seed] = read_json(file)

@@ -25,7 +25,7 @@ def compare_images(
     metrics: Sequence[str] | None = None,
     extra: ExtraMetrics | None = None,
     output: Path | None = None,
-    page: Path | None = None,
+    html: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measures every image against its reference.
@@ -38,7 +38,7 @@ def compare_images(
       metrics: names, of `quality.METRICS`; default those of the protocol.
       extra: metrics of pyiqa.
       output: folder for the report (`report.json`, `.csv`, `.md`).
-      page: file for the report as a page to look at.
+      html: file for the report as a page to look at.
       quiet: no progress bar, no notes.
 
     Returns: the report, ready for JSON: `pred`, `ref`, `protocol`, `versions`, `weights`, `notes`,
@@ -60,10 +60,10 @@ def compare_images(
         "mean": mean_values(rows, quality.columns),
         "images": rows,
     }
-    if page is not None:
+    if html is not None:
         files, references = ({n: pair[i] for n, pair in pairs.items()} for i in (0, 1))
         methods = [{"name": pred.name, "images": rows}]
-        write_html(page, images_table(report), methods, {pred.name: files}, references)
+        write_html(html, images_table(report), methods, {pred.name: files}, references)
     if output is not None:
         write_reports(output, report, images_table(report), rows)
     return report

@@ -49,7 +49,7 @@ def evaluate_restoration(
     extra: ExtraMetrics | None = None,
     text: bool = False,
     output: Path | None = None,
-    page: Path | None = None,
+    html: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Restores a data set with all methods and measures the results.
@@ -66,7 +66,7 @@ def evaluate_restoration(
       text: whether to measure the legibility of text too.
       output: folder for the report (`report.json`, `.csv`, `.md`) and the images: one folder for
         each method; of the benchmark also `hr` and `lr`.
-      page: file for the report as a page to look at.
+      html: file for the report as a page to look at.
       quiet: no progress bar, no notes.
 
     Returns: the report, ready for JSON: `dataset`, `degradation` (or None), `protocol`, `versions`,
@@ -86,8 +86,8 @@ def evaluate_restoration(
         folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         found = find_dataset(dataset, data) if dataset else write_benchmark(folder, degradation)
         low_pages = {
-            name: write_pair(folder / "text", name, page_.image, degradation)[0]
-            for name, page_ in pages.items()
+            name: write_pair(folder / "text", name, page.image, degradation)[0]
+            for name, page in pages.items()
         }
         # All of them before the first metric: LPIPS takes the accelerator, and they run on it too.
         candidates = restore_all(methods, pred, found, folder, low_pages, quiet)
@@ -97,7 +97,7 @@ def evaluate_restoration(
             _row(c, {name: next(values) for name in found.high}, pages, quality, reader)
             for c in candidates
         ]
-        originals = {name: page_.image for name, page_ in pages.items()}
+        originals = {name: page.image for name, page in pages.items()}
         report = {
             "dataset": {"name": found.name, "images": len(found.high)},
             "degradation": None if dataset else degradation,
@@ -109,9 +109,9 @@ def evaluate_restoration(
             "paper": paper_rows(found.name) if quality.protocol.name == "paper" else {},
             "methods": rows,
         }
-        if page is not None:
+        if html is not None:
             files = {c.label: c.files for c in candidates}
-            write_html(page, restoration_table(report), rows, files, found.high, found.low)
+            write_html(html, restoration_table(report), rows, files, found.high, found.low)
     if not quiet:
         quality.print_notes()
     if output is not None:
