@@ -8,8 +8,8 @@ Variants:
     small   a UNet of 1.6 M parameters for the latents of the bundled teacher
     tiny    the same on the bundled photographs: minutes on two CPU cores, no download
 
-Half of the samples are degraded photographs and told to be, which takes the place of a negative
-prompt. The result is a folder for `--config.sd` of stage 3. `small` made the bundled `unet_small`.
+Half of the samples are degraded photographs, marked as such in place of a negative prompt.
+The result is a folder for `--config.sd` of stage 3. `small` made the bundled `unet_small`.
 Source of the settings: Stable Diffusion's training (batch 2048, AdamW at 1e-4, 10,000 steps of
 warm-up, an average of the weights).
 """
@@ -26,8 +26,8 @@ from tvt_jax.config import (
     parse_variant,
 )
 
-# Attention at one resolution and in the middle only: higher up it would take most of the time of a
-# restoration on a CPU.
+# Attention at one resolution and in the middle only: at higher resolutions it would dominate the
+# time of a restoration on a CPU.
 _SMALL_UNET = dataclasses.replace(
     SD21_UNET,
     in_channels=16,
@@ -68,7 +68,7 @@ def _make_small(config: DiffusionTrainConfig) -> None:
     config.ema_decay, config.noises = 0.995, 4
     config.optim = OptimConfig(learning_rate=2e-3, warmup_steps=100, schedule="cosine")
     config.data.crop, config.data.batch_size, config.data.threads = 128, 4, 2
-    # Larger latents than it learns from would be another task.
+    # Larger latents than those it is trained on would be another task.
     config.validation.every, config.validation.crop = 1000, 128
 
 

@@ -58,7 +58,7 @@ def _make_small(config: VAETrainConfig) -> None:
         config.teacher = str(SMALL_TEACHER)
     config.dtype, config.remat = "float32", False
     # LPIPS's VGG16 has several times the multiply-adds of these networks: too slow on a CPU.
-    # Without KL, the latents find their own scale, which `bundled.py` has.
+    # Without KL, the latents have a scale of their own: `bundled.SMALL_SCALING_FACTOR`.
     config.loss.lpips, config.loss.gan, config.loss.kl = 0.0, 0.0, 0.0
     config.steps, config.log_every, config.checkpoint_every = 2400, 100, 500
     config.optim = OptimConfig(learning_rate=1.5e-3, warmup_steps=100, schedule="cosine")

@@ -11,7 +11,7 @@ Variants, which combine with a comma (`configs/stage1.py:V1,tiny`):
     S3      ablation VAE-D8C8: eight latent channels at the teacher's resolution
     S2      ablation VAE-D8-SC: the teacher's own decoder learns to use skip connections
 
-The paper's text does not tell learning rate, number of steps and the discriminator's start; they
+The paper does not give the learning rate, the number of steps and the discriminator's start; they
 follow latent diffusion's autoencoder training.
 """
 

@@ -1,4 +1,4 @@
-"""Stage 2: a VAE encoder learns to serve the decoder of stage 1 (paper, section 3.2).
+"""Stage 2: a VAE encoder is trained against the frozen decoder of stage 1 (paper, section 3.2).
 
     python -m tvt_jax.train --config configs/stage2.py --workdir runs/stage2 \
         --config.data.train=PHOTOGRAPHS --config.init_vae=runs/stage1/model/vae
@@ -10,8 +10,8 @@ Variants, which combine with a comma (`configs/stage2.py:V1,tiny`):
     V1, V2  ablations of VAE-D4's size: widths 128, 256, 512 with and without middle sections
     S3      ablation VAE-D8C8: eight latent channels
 
-There is no GAN: it made this stage unstable in the paper. The paper's text does not tell learning
-rate and number of steps; they follow latent diffusion's autoencoder training.
+There is no GAN: it made this stage unstable in the paper. The paper does not give the
+learning rate and the number of steps; they follow latent diffusion's autoencoder training.
 """
 
 from tvt_jax.bundled import SMALL_VAE, small_vae, use_bundled_photographs

@@ -19,7 +19,7 @@ Variants, which combine with a comma (`configs/stage3.py:S4,tiny`):
     S4      ablation: VAE-D4 with Stable Diffusion's UNet as it is
     S5      ablation: VAE-D4 with Stable Diffusion's UNet pruned by a quarter of its channels
 
-Source of the settings: the release. Where its ablations are not described: S1 denoises at the same
+Source of the settings: the release. Where the ablations are not described: S1 denoises at the same
 timestep as TVT (OSEDiff starts at 999), so that they differ in their networks only, and S5 trains
 the pruned UNet in full, since pruning moves every layer.
 """
@@ -82,7 +82,7 @@ def _make_small(config: RestorationTrainConfig, ablation: str) -> None:
     for degradation_pass in (config.data.degradation.first, config.data.degradation.second):
         degradation_pass.jpeg_range = (30.0, 95.0)  # like the preset `STRONG`
     config.loss.patch = 16  # what the small teacher was trained with
-    # The small teacher is a weak one. LPIPS has less weight than in the paper, for PSNR's sake.
+    # The small teacher is weak. LPIPS has less weight than in the paper, in favour of PSNR.
     config.loss.vsd, config.loss.lpips = 0.01, 0.1
     config.steps, config.log_every, config.checkpoint_every = 2000, 100, 250
     config.optim = OptimConfig(
@@ -97,6 +97,6 @@ def _make_tiny(config: RestorationTrainConfig) -> None:
     use_bundled_photographs(config)
     config.data.degradation = degradation
     config.loss.patch = 8  # four quadrants of a 64 px crop under VAE-D4
-    # The perceptual loss needs weights that are not bundled; see README.
+    # LPIPS needs weights that are not bundled; see README.
     config.loss.lpips = 0.0
     config.steps = 1000

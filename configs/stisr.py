@@ -10,8 +10,8 @@ Variants:
     (none)  the paper's experiment
     tiny    small networks; the bundled photographs, degraded, stand for pairs
 
-Everything but the data is as in `configs/stage3.py`. How many steps the experiment took is not told
-in the paper's text; the training pairs are 1,935, so it is shorter here than stage 3.
+Everything but the data is as in `configs/stage3.py`. The paper does not give the number
+of steps; with 1,935 training pairs it is set lower here than in stage 3.
 """
 
 from pathlib import Path

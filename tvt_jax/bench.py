@@ -26,7 +26,7 @@ def data(crop: int = 512, rounds: int = 7, images: int = 16) -> None:
 
     Args:
       crop: side of the crops, px.
-      rounds: how often to measure; the median is told.
+      rounds: number of measurements; the median is reported.
       images: in a round.
     """
     from tvt_jax.benchmarks.data_speed import degradation_speed_report
@@ -43,13 +43,13 @@ def step(
     steps: int = 10,
     vae: str | None = None,
 ) -> None:
-    """Time a training step on the devices at hand: images/s, memory, share of the peak.
+    """Time a training step on the available devices: images/s, memory, share of the peak.
 
     Args:
       config: configuration, for example configs/stage3.py or configs/stage1.py:V1. Networks whose
         folders it does not name are the paper's, with random weights.
       batch_size: instead of the configuration's.
-      steps: how many are timed; the median is told.
+      steps: how many are timed; the median is reported.
       vae: architecture of a frozen VAE whose folder the configuration does not name: VAE-D4,
         VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
     """
@@ -68,13 +68,13 @@ def memory(
     quick: bool = False,
     vae: str | None = None,
 ) -> None:
-    """Print what a training step takes of each device of a TPU slice; needs no TPU, but libtpu.
+    """Print the memory of a training step on each device of a TPU slice; needs libtpu, no TPU.
 
     Args:
       config: configuration, for example configs/stage3.py or configs/stage1.py:V1.
       topology: chip and arrangement: v5e:2x4, v5p:2x2x1, v6e:2x4 ...
       batch_size: instead of the configuration's.
-      fsdp: parts that weights and moments are split into, instead of the configuration's.
+      fsdp: shards of weights and moments, instead of the configuration's.
       quick: compile with little effort, in much less time: shows that the step compiles and
         shards; its memory is not that of a real run.
       vae: architecture of a frozen VAE whose folder the configuration does not name: VAE-D4,

@@ -7,7 +7,7 @@ from tvt_jax.config import DataConfig, TrainConfig, VAEConfig, ValidationConfig
 
 ASSETS = Path(__file__).parent / "assets"
 TRAIN_PHOTOGRAPHS = ASSETS / "photographs" / "train"
-HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # for measuring only
+HELDOUT_PHOTOGRAPHS = ASSETS / "photographs" / "heldout"  # never trained on
 # One of them, degraded as the public benchmark's images are.
 DEGRADED_PHOTOGRAPH = ASSETS / "photographs" / "degraded" / "handwriting_lined_paper.png"
 # The small networks, which the variants `small` of `configs/` trained; the model's folder has its
@@ -35,7 +35,7 @@ def use_bundled_photographs(config: TrainConfig) -> None:
 
 def small_vae(vae: VAEConfig) -> VAEConfig:
     """The same network at an eighth of its width and half its depth, with four times the latent
-    channels: a narrow network has too little to make detail of."""
+    channels: a narrow network needs more of them for detail."""
     return dataclasses.replace(
         vae,
         block_out_channels=tuple(width // 8 for width in vae.block_out_channels),

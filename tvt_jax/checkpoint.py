@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: state, and what it belongs to. Orbax."""
+"""Checkpoints of a training run by Orbax: the state, and which run it belongs to."""
 
 import shutil
 from pathlib import Path
@@ -11,10 +11,10 @@ from tvt_jax.errors import UserError
 
 
 class Checkpoints:
-    """The checkpoints in `workdir/checkpoints`, written in the background, whole or not at all.
+    """The checkpoints in `workdir/checkpoints`, written in the background, complete or not at all.
 
-    Use it as a context: its end waits until everything is on disk, also after an error (of a run of
-    one process).
+    Use it as a context: leaving it waits until everything is on disk, also after an error (in a run
+    of one process).
 
     Args:
       workdir: folder of the run.
@@ -35,12 +35,12 @@ class Checkpoints:
 
     def __exit__(self, kind, *_) -> None:
         if kind is not None and jax.process_count() > 1:
-            return  # waiting would be for processes that may have failed
+            return  # the save would wait for processes that may have failed
         try:
             self._manager.wait_until_finished()
             self._manager.close()
-        except Exception as error:  # Orbax hands on whatever its threads met
-            if kind is None:  # else what went wrong first is more telling
+        except Exception as error:  # Orbax passes on whatever its threads raised
+            if kind is None:  # else the first error is the one to show
                 raise self._write_error(error) from error
 
     @property
@@ -75,13 +75,13 @@ class Checkpoints:
         """Restores the last checkpoint.
 
         Args:
-          like: pytree of `ShapeDtypeStruct` with shardings: what is wanted, and where.
+          like: pytree of `ShapeDtypeStruct` with shardings.
           run: as in `save`.
 
         Returns: the state, on the devices and in the layout of `like`.
         Raises:
           UserError: the checkpoint belongs to another run (its settings are named), or cannot be
-            read. (Bytes that changed on the disk are not noticed.)
+            read. (Corrupted bytes on the disk are not detected.)
         """
         step = self.latest
         saved = self._read(step, run=ocp.args.JsonRestore()).run

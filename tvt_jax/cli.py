@@ -27,7 +27,7 @@ def run(command: Callable[..., Any] | Mapping[str, Callable[..., Any]], prog: st
 
     set_jax_environment()
     with user_errors_exit():
-        options = (tyro.conf.FlagCreatePairsOff,)  # no --no-no-tags
+        options = (tyro.conf.FlagCreatePairsOff,)  # avoids --no-no-tags
         if callable(command):
             tyro.cli(command, prog=prog, config=options)
         else:
@@ -72,5 +72,5 @@ def print_error(error: BaseException) -> int:
 
 
 def print_line(line: str, file: TextIO | None = None) -> None:
-    """Prints a line that may hold names of files: what would steer a terminal is shown escaped."""
+    """Prints a line that may hold file names, with control characters escaped."""
     print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=file)

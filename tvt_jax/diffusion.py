@@ -9,7 +9,7 @@ import numpy as np
 
 from tvt_jax.config import SchedulerConfig
 
-ONE_STEP_TIMESTEP = 1  # the degraded image is taken as almost clean
+ONE_STEP_TIMESTEP = 1  # the degraded image is treated as almost clean
 
 
 def alphas_cumprod(config: SchedulerConfig) -> np.ndarray:

@@ -17,7 +17,7 @@ def photographs(
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
-    """Gather 153 open photographs: checked, shrunk to where they are sharp, PNG.
+    """Gather 153 open photographs: checked, shrunk to the scale at which they are sharp, PNG.
 
     They come from Debian's packages (510 MB), which are downloaded and not installed. An
     interrupted run is continued by the same command. The folder also gets `photographs.tsv` with

@@ -1,14 +1,14 @@
-"""Training losses: arrays in, a scalar and its parts out. All in float32.
+"""Training losses: arrays to a scalar and its parts, in float32.
 
 Scale. Latent diffusion's code sums over the elements of an image and averages over the batch only;
 here everything is a mean. With S elements in an image (3HW), its total loss divided by S is
 
     L1 + LPIPS + kl_weight KL / S + disc_weight min(|g_rec| / (|g_gen| + 1e-4), 1e4 / S) L_gen
 
-where its own ratio has a gradient S times as large, and the limit 1e4, which it mostly hits. So
+where latent diffusion's ratio has a gradient S times as large and mostly hits its limit of 1e4. So
 `kl_loss` and `adaptive_weight` divide by S, and latent diffusion's weights (1e-6 for KL, 0.5 for
-the discriminator) mean here what they mean there. Adam does not see the common factor, apart from
-its epsilon; a norm that gradients are clipped to does.
+the discriminator) keep their meaning. The common factor does not matter to Adam, apart from its
+epsilon; it does matter to gradient clipping.
 Source: latent-diffusion `LPIPSWithDiscriminator`; paper equations 2 and 4. For restoration: OSEDiff
   (`osediff.py`), whose losses the paper takes over.
 """
@@ -21,7 +21,7 @@ _MAX_RATIO = 1e4
 
 
 def reconstruction_loss(output, target, perceptual=None, perceptual_weight=1.0):
-    """Mean absolute error of a reconstruction and, if asked, its perceptual distance.
+    """Mean absolute error of a reconstruction and, optionally, its perceptual distance.
 
     Args:
       output, target: [B, H, W, 3] in [-1, 1].
@@ -53,10 +53,10 @@ def kl_loss(mean, logvar, image_elements):
 
 
 def generator_loss(fake_logits):
-    """What the generator adds to its loss to look real to the discriminator.
+    """The generator's adversarial loss: minus the mean logit.
 
     Args:
-      fake_logits: [B, h, w, 1], the discriminator's of the generator's output.
+      fake_logits: [B, h, w, 1], of the generator's output.
 
     Returns: (scalar float32, {"generator": the same}).
     """
@@ -65,7 +65,7 @@ def generator_loss(fake_logits):
 
 
 def discriminator_loss(real_logits, fake_logits):
-    """Hinge loss of the discriminator; its images must not lead back to the generator.
+    """Hinge loss of the discriminator; its inputs must not carry gradients to the generator.
 
     Args:
       real_logits, fake_logits: [B, h, w, 1], of two separate calls.
@@ -112,7 +112,7 @@ def adaptive_weight(features, kernel_shape, rec_cotangent, gen_cotangent):
         )
 
     # The convolution is linear in its kernel, so its transpose is the gradient. Both gradients come
-    # of one pass over the features: the second is that of three more output channels.
+    # from one pass over the features, the second as three more output channels.
     kernel = jax.ShapeDtypeStruct((height, width, inputs, 2 * outputs), jnp.float32)
     (gradient,) = jax.linear_transpose(conv, kernel)(cotangents)
     rec_norm = jnp.sqrt(jnp.sum(jnp.square(gradient[..., :outputs])))
@@ -122,7 +122,7 @@ def adaptive_weight(features, kernel_shape, rec_cotangent, gen_cotangent):
 
 
 def restoration_loss(output, target, perceptual=None, perceptual_weight=2.0, l2_weight=1.0):
-    """Mean squared error of a restored image and, if asked, its perceptual distance.
+    """Mean squared error of a restored image and, optionally, its perceptual distance.
 
     Args:
       output, target: [B, H, W, 3] in [-1, 1].
@@ -140,15 +140,15 @@ def restoration_loss(output, target, perceptual=None, perceptual_weight=2.0, l2_
 
 
 def vsd_loss(latent, fake, real):
-    """Variational score distillation: moves latents to where the teacher finds them likelier.
+    """Variational score distillation: moves latents to where the teacher finds them more likely.
 
     Its gradient at the latent is (fake - real) / mean |latent - real| of each sample, up to the
     factor 2 / elements of a mean square; its value has the size of that gradient.
 
     Args:
       latent: [N, h, w, C] float32, what the generator made.
-      fake, real: likewise, the clean latents that the critic and the teacher see in it when noise
-        is added. No gradient flows into them.
+      fake, real: likewise, the clean latents that the critic and the teacher predict from its
+        noised version. No gradient flows into them.
 
     Returns: (scalar float32, {"vsd": the same}).
     Source: OSEDiff `distribution_matching_loss`.

@@ -1,4 +1,4 @@
-"""Whether a compiled program fits the memory of the machine, asked before it runs."""
+"""Whether a compiled program fits the memory, checked before it runs."""
 
 import os
 
@@ -16,7 +16,7 @@ def compile_program(lowered: jax.stages.Lowered, what: str, advice: str) -> jax.
       advice: what the user can do, for the error message.
 
     Raises:
-      UserError: the compiler knows that it does not fit the device; those of TPUs do.
+      UserError: the compiler reports that it does not fit the device, as TPU compilers do.
     """
     try:
         return lowered.compile()

@@ -1,4 +1,4 @@
-"""Devices: the mesh, and which array is split over which axis of it."""
+"""Devices: the mesh, and how arrays are sharded over it."""
 
 import re
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from tvt_jax.errors import UserError
 AXES = ("data", "fsdp")
 # Smaller arrays are copied to every device: splitting them costs more than it saves.
 _MIN_SPLIT_ELEMENTS = 2**16
-# What becomes of a parameter, by its path; the first pattern that is found in it decides. The
-# optimizer's moments have their parameter's path at their end, so they are split alike.
+# What to do with a parameter, by the first pattern found in its path. The paths of the optimizer's
+# moments end in their parameter's, so they are sharded alike.
 SHARDING_RULES = (
     (r"/(scale|bias)$", "copy"),
     (r"", "split"),
@@ -53,7 +53,7 @@ def on_every_device(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over all devices: FSDP also works on different samples."""
+    """The first axis is split over all devices, those of an FSDP group included."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
@@ -84,15 +84,15 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def gathered(tree: Any, mesh: Mesh, dtype: Any = None) -> Any:
-    """Inside a step: asks for whole parameters on every device, where they are used.
+    """Inside a step: gathers sharded parameters on every device, where they are used.
 
     Without this the compiler splits convolutions by channel to follow their weights, and moves
     activations instead; gathering weights takes less memory and less traffic.
 
     Args:
       tree: parameters of `mesh`.
-      dtype: of the computation; kernels that are split travel in it, and come out as they were:
-        gradients keep their precision. None: all travel as they are.
+      dtype: of the computation; sharded kernels are gathered in it and converted back, so
+        gradients keep their precision. None: gathered as they are.
     """
     if mesh.shape["fsdp"] == 1:
         return tree
@@ -107,7 +107,7 @@ def gathered(tree: Any, mesh: Mesh, dtype: Any = None) -> Any:
 
 
 def put_state(tree: Any, shardings: Any) -> Any:
-    """Puts a tree that every process holds whole onto the devices."""
+    """Puts a tree that every process holds in full onto the devices."""
     return jax.tree.map(
         lambda leaf, sharding: jax.make_array_from_callback(
             leaf.shape, sharding, np.asarray(leaf).__getitem__, dtype=leaf.dtype
@@ -127,7 +127,7 @@ def to_host(tree: Any) -> Any:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of each process's part of a batch."""
+    """Makes global arrays from each process's part of a batch."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)

@@ -11,7 +11,7 @@ import jax
 
 from tvt_jax.errors import UserError
 
-# A process that dies without a word (killed, out of memory) ends the others after this time.
+# A process that dies silently (killed, out of memory) ends the others after this time.
 _LIVENESS = {"heartbeat_timeout_seconds": 30}
 _FAILED, _ENDED = "tvt_jax/failed", "tvt_jax/ended"  # keys that the processes of a run share
 _WATCH_SECONDS = 2.0
@@ -49,8 +49,8 @@ def start_processes() -> None:
 def ending_together(report: Callable[[BaseException], int]) -> Iterator[None]:
     """Ends all processes of a run when one of them fails in the block.
 
-    Otherwise the rest would wait for it in their next collective, for ever. So they are ended
-    wherever they are; what they have not written is lost.
+    Otherwise the rest would wait for it forever in their next collective. They are ended
+    immediately; unwritten work is lost.
 
     Args:
       report: prints an error and returns the exit status; called in the process that fails first.

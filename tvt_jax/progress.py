@@ -1,4 +1,4 @@
-"""A progress bar for anything long."""
+"""A progress bar on stderr."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar

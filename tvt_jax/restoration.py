@@ -34,12 +34,12 @@ def restore(vae, unet, image, context, *, scaling_factor, alpha_bar, key=None):
 
 
 def reconstruct(vae, image, encode=None):
-    """What a VAE keeps of an image: its decoder on the mean of its encoder's posterior.
+    """A VAE's reconstruction: its decoder applied to the mean of its encoder's posterior.
 
     Args:
       vae: an `AutoencoderKL`.
       image: [B, H, W, 3] float32 in [-1, 1], sides multiples of the VAE's downsampling.
-      encode: another encoder, with the results of `vae.encode`; None: the VAE's own.
+      encode: another encoder with the signature of `vae.encode`; None: the VAE's own.
 
     Returns: [B, H, W, 3] float32, about [-1, 1] and not clipped.
     """

@@ -71,7 +71,7 @@ class Text:
       width: C.
       num_tokens: N of the tokens; 0 where the embedding is stored.
       tokenizer: folder of the tokenizer; None where the embedding is stored.
-      stored_negative: [1, N, C] float32, the stored embedding of what is not wanted.
+      stored_negative: [1, N, C] float32, the stored embedding of the negative prompt.
     """
 
     params: Any
@@ -83,7 +83,7 @@ class Text:
 
     @property
     def takes_prompts(self) -> bool:
-        """Whether prompts are read; else there is one stored embedding."""
+        """Whether prompts are encoded; otherwise there is one stored embedding."""
         return self.tokenizer is not None
 
     def embed(self, prompt: str | None) -> jax.Array:
@@ -114,7 +114,7 @@ class Text:
 
 
 def load_text(folder: Path, dtype: Any) -> Text:
-    """Loads what a model folder, or Stable Diffusion's, says to its UNet.
+    """Loads the text conditioning of a model folder, or of Stable Diffusion's.
 
     Args:
       folder: has `prompt_embeds.safetensors`, or else `text_encoder/` and `tokenizer/`.
@@ -137,7 +137,7 @@ def load_text(folder: Path, dtype: Any) -> Text:
             stored_negative=embeds.negative_prompt_embeds,
         )
     encoder = load_network(folder / "text_encoder", "text_encoder", dtype, dtype)
-    load_tokenizer(folder / "tokenizer")  # missing files are said now
+    load_tokenizer(folder / "tokenizer")  # report missing files now
     graph = encoder.graph  # `encode` must not hold the weights
     return Text(
         params=encoder.params,

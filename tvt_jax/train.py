@@ -73,7 +73,7 @@ def _check_file(source: str) -> None:
 
 
 def _validate(config: TrainConfig, source: str) -> None:
-    """Checks the configuration; who has given nothing yet is told of the variant `tiny`."""
+    """Checks the configuration; without any data given, the error also names the variant `tiny`."""
     try:
         config.validate()
     except UserError as error:
@@ -92,7 +92,7 @@ def _runs_as_it_is(source: str) -> bool:
 
 
 def _report(failure) -> None:
-    """Prints what was raised where nobody can catch it, unless it only follows from another error.
+    """Prints an unraisable exception, unless it only follows from another error.
 
     After a save that failed, TensorStore's threads still report to an event loop that is closed.
     """

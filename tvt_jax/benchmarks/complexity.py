@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of networks, from their shapes alone.
 
-The paper counts convolutions and linear layers and leaves out attention's two matrix products;
-both are told here.
+The paper counts convolutions and linear layers and leaves out attention's two matrix products; both
+are reported here.
 """
 
 import dataclasses
@@ -98,12 +98,12 @@ def multiply_adds(function: Callable, *arguments: Any) -> tuple[int, int]:
     """Multiply-adds of a function of arrays, gradients included.
 
     Args:
-      function: what is counted is what its program says, so give it without rematerialisation.
-        Of branches the most expensive counts.
+      function: counted as written, so pass it without rematerialisation. Of branches the most
+        expensive one counts.
       arguments: trees of arrays or shapes.
 
-    Returns: (of convolutions and linear layers, of attention's two matrix products). Of gradients
-      only the sum tells something: they are not told apart there.
+    Returns: (of convolutions and linear layers, of attention's two matrix products). For gradients
+      only the sum is meaningful.
     """
     # A fused kernel has no products to count, and blocks compute some of them twice.
     with compiling_for("none"):

@@ -1,4 +1,4 @@
-"""How many images a second the degradation makes on one thread."""
+"""Speed of the degradation on one thread, in images per second."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def degradation_speed_report(crop: int, rounds: int, images: int, seed: int = 0)
 
     Args:
       crop: side of the crops, px.
-      rounds: of which the median is told.
+      rounds: number of measurements, of which the median is reported.
       images: in a round.
       seed: of all random choices.
 
@@ -66,7 +66,7 @@ def _measure(
         for image, _ in zip(crops, range(count), strict=False):
             degrade(image, draw_recipe(config, rng, *image.shape[:2]))
 
-    run(8)  # tables are built, libraries wake up
+    run(8)  # warm-up
     speeds = []
     for _ in progress(range(rounds), preset):
         wall, cpu = time.perf_counter(), time.process_time()

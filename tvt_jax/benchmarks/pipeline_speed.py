@@ -1,4 +1,4 @@
-"""How many samples a second the data pipeline makes, by the number of its worker processes."""
+"""Speed of the data pipeline by the number of its worker processes, in samples per second."""
 
 import dataclasses
 import multiprocessing
@@ -39,14 +39,14 @@ class PipelineSpeed:
 def pipeline_speed(
     config: DataConfig, workers: Sequence[int], count: int = 20, rounds: int = 3
 ) -> list[PipelineSpeed]:
-    """Measures the pipeline with nothing behind it that would slow it down.
+    """Measures the pipeline alone, without a consumer that would slow it down.
 
     Args:
       config: what the pipeline does; its `workers` and `threads` are replaced.
       workers: numbers of worker processes, each with one thread; for 0, one thread.
       count: batches in a measurement, after those that were made ahead.
-      rounds: how often to go through all numbers; the fastest of each is returned, since what
-        else the machine does can only slow it down.
+      rounds: repetitions; the fastest of each setting is returned, since other load can only slow
+        it down.
 
     Raises:
       UserError: as `tvt_jax.data.pipeline.batches`.

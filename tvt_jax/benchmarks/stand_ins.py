@@ -1,7 +1,7 @@
-"""Networks of the paper's sizes in the place of those that a configuration does not name.
+"""Networks of the paper's sizes in place of those that a configuration does not name.
 
-What a training step takes of memory and time depends on the shapes of its networks only, so it can
-be measured without anybody's weights.
+Memory and time of a training step depend only on the shapes of its networks, so they can be
+measured without real weights.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ from tvt_jax.training.step import init_state, make_step
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-    """What a step takes of each device.
+    """Memory of a step on each device.
 
     Attributes:
       devices: how many devices the step runs on.

@@ -1,4 +1,4 @@
-"""Speed of a training step on the devices at hand, and how much of them it uses."""
+"""Speed of a training step on the available devices, and its share of their peak."""
 
 import dataclasses
 import statistics
@@ -41,12 +41,12 @@ class StepSpeed:
       device: kind of the devices. devices: how many.
       batch_size: images in a step.
       seconds: of one step: (median, least, most).
-      flops: that its mathematics takes for the batch: products of layers and attention, forward and
-        backward, without what is computed twice to save memory.
+      flops: of the batch's products in layers and attention, forward and backward, without
+        recomputation.
       share: of the devices' peak, flops / seconds; None where the peak is not known.
       held: bytes of weights, optimizer and batch on each device.
-      needed: bytes on top of them for the step, by the compiler; None where it does not tell.
-      peak: most bytes in use since the process began, by the device; None where it does not tell.
+      needed: bytes beyond them for the step, by the compiler; None where it does not report them.
+      peak: most bytes in use since the process began, by the device; None where not reported.
       compile_seconds: of the step.
     """
 

@@ -233,7 +233,7 @@ class TextEncoderConfig(_NetworkConfig):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str = "config.json") -> Self:
-        """Builds the configuration; transformers' many general keys are not looked at."""
+        """Builds the configuration; other keys of transformers are ignored."""
         names = {field.name for field in dataclasses.fields(cls)}
         return super().from_json({k: v for k, v in values.items() if k in names}, source)
 
@@ -314,7 +314,7 @@ class TaggerConfig(_NetworkConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerConfig(_NetworkConfig):
-    """The noise schedule: what of a `scheduler_config.json` matters for one step."""
+    """The noise schedule: the part of a `scheduler_config.json` that one-step restoration needs."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
@@ -334,7 +334,7 @@ class SchedulerConfig(_NetworkConfig):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str = "scheduler_config.json") -> Self:
-        """Builds the configuration; keys of multi-step samplers are not looked at."""
+        """Builds the configuration; keys of multi-step samplers are ignored."""
         names = {field.name for field in dataclasses.fields(cls)}
         return super().from_json({k: v for k, v in values.items() if k in names}, source)
 
@@ -348,7 +348,7 @@ class DiscriminatorConfig(_NetworkConfig):
     """A PatchGAN discriminator; the defaults see patches of 70 px and have 2.77 M parameters."""
 
     in_channels: int = 3
-    base_channels: int = 64  # of the first convolution; doubled by each further one, at most 8 fold
+    base_channels: int = 64  # of the first convolution; doubled by each further one, up to 8 times
     num_layers: int = 3  # stride-2 convolutions
 
     def validate(self) -> None:

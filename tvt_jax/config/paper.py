@@ -14,7 +14,7 @@ from tvt_jax.config.networks import (
 # What the release puts after the tags of an image, in training and at inference.
 QUALITY_WORDS = "clean, high-resolution, 8k"
 
-# The networks of the paper, by the names that it gives them.
+# The paper's networks, under the paper's names.
 VAE_D8 = VAEConfig(block_out_channels=(128, 256, 512, 512))
 VAE_D4 = VAEConfig(block_out_channels=(128, 256, 256), mid_block=False)
 VAES = {

@@ -5,7 +5,7 @@ import dataclasses
 from tvt_jax.config.training import SD21, OptimConfig, TrainConfig, may_change
 from tvt_jax.errors import UserError
 
-# How the generator's UNet comes from Stable Diffusion's.
+# How the generator's UNet is derived from Stable Diffusion's.
 GENERATORS = ("replicated", "same", "pruned")
 NEGATIVE_PROMPT = (
     "painting, oil painting, illustration, drawing, art, sketch, oil painting, cartoon, CG Style, "
@@ -16,7 +16,7 @@ NEGATIVE_PROMPT = (
 
 @dataclasses.dataclass
 class RestorationLossConfig:
-    """Weights of the terms of the generator's loss, and how the teacher judges.
+    """Weights of the generator's loss terms, and how the teacher scores latents.
 
     A term of weight 0 is not computed; without VSD there is no critic.
     """
@@ -24,21 +24,21 @@ class RestorationLossConfig:
     l2: float = 1.0  # mean squared error of the image
     lpips: float = 2.0
     vsd: float = 1.0  # variational score distillation
-    # The teacher works at the latent size that it was trained for, so it sees larger latents in
+    # The teacher works at the latent size that it was trained at and sees larger latents as
     # patches: the four quadrants of a 512 px image under VAE-D4.
     patch: int = 64  # side of a patch, latent px; divides the latent's sides
-    # Patches that are judged at a time, on all devices together, a multiple of their number: fewer
-    # take less memory. 0: all.
+    # Patches scored at a time, over all devices and a multiple of their number: fewer take less
+    # memory. 0: all.
     patches_at_once: int = may_change(0)
-    min_timestep: int = 250  # of the noise that patches are judged under
-    max_timestep: int = 750  # the first that is not drawn any more
-    guidance: float = 7.5  # of the teacher, from the negative prompt towards the prompt
+    min_timestep: int = 250  # of the noise added before scoring
+    max_timestep: int = 750  # exclusive
+    guidance: float = 7.5  # classifier-free guidance of the teacher, away from the negative prompt
     negative_prompt: str = NEGATIVE_PROMPT
 
 
 @dataclasses.dataclass(kw_only=True)
 class RestorationTrainConfig(TrainConfig):
-    """Stage 3: the generator learns to restore, judged by a teacher and a critic.
+    """Stage 3: the generator learns to restore, guided by a teacher and a critic.
 
     All three share the weights of one Stable Diffusion UNet; the generator has its own layers for
     the doubled resolution, and generator and critic their own low-rank adapters.
@@ -46,20 +46,22 @@ class RestorationTrainConfig(TrainConfig):
 
     sd: str = may_change("")  # Stable Diffusion 2.1-base: a diffusers folder
     vae: str = may_change("")  # VAE folder, or a model folder
-    # Folder of the generator's UNet before training; empty: made of that in `sd`.
+    # Folder of the generator's initial UNet; empty: derived from the one in `sd`.
     unet: str = may_change("")
-    generator: str = "replicated"  # made how: "replicated" (CE-UNet), "same" or "pruned"
-    # Parts of the generator's UNet that are trained in full; of the rest, only adapters.
+    generator: str = "replicated"  # "replicated" (CE-UNet), "same" or "pruned"
+    # Parts of the generator's UNet that are trained in full; the rest only through adapters.
     trained: tuple[str, ...] = ()
     lora_rank: int = 4  # of the adapters of the generator's UNet; 0: none
     vae_lora_rank: int = 0  # of adapters of the VAE's encoder; 0: none
     critic_lora_rank: int = 4
     # The VAE has more latent channels than Stable Diffusion's, interpolated from them (S3).
     interpolated_latents: bool = False
-    sample_posterior: bool = True  # of the VAE's encoder, as the release does; else its mean
+    sample_posterior: bool = (
+        True  # sample the VAE's latents, as the release does, instead of taking their mean
+    )
     loss: RestorationLossConfig = dataclasses.field(default_factory=RestorationLossConfig)
     critic_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    # The result keeps its adapters in a file of their own; else they are merged.
+    # Keep the adapters in a file of their own instead of merging them into the result.
     adapters: bool = may_change(False)
 
     def validate(self) -> None:

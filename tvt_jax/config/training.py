@@ -19,10 +19,10 @@ SD21 = "Stable Diffusion 2.1-base, on the hub as sd2-community/stable-diffusion-
 
 
 def may_change(default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """A field in which a resumed run may differ from its beginning.
+    """A field that may change when a run is resumed.
 
-    It does not change what the run computes, but how fast, how often and where; or it is a path
-    whose content is compared instead.
+    It affects how fast, how often or where something is computed, not what; or it is a path whose
+    content is compared instead.
 
     Args:
       default: of the field.
@@ -64,24 +64,24 @@ PAIR_LAYOUTS = ("realsr", "drealsr", "realce")
 
 @dataclasses.dataclass
 class DataConfig:
-    """Where photographs come from, how they are cut and degraded, and who does it."""
+    """Where photographs come from, how they are cropped and degraded, and with how many threads."""
 
     train: str = ""  # folders of photographs, or of shards by `prepare`; several with commas
-    weights: tuple[float, ...] = ()  # share of the samples from each of them; (): by their sizes
+    weights: tuple[float, ...] = ()  # sampling weight of each folder; (): by number of images
     train_lr: str = ""  # folders of the real LR images of `train`, in the same order
     pairs: str = ""  # `train` holds real pairs in the layout of: realsr, drealsr, realce
     # Makes LR of images that have none; None: HR only.
     degradation: DegradationConfig | None = None
-    # What follows an image's tags in its prompt, after a comma and a space. The release trains with
-    # nothing; the words "clean, high-resolution, 8k" join at inference only.
+    # Appended to an image's tags in its prompt, after a comma and a space. The release trains
+    # without it; the words "clean, high-resolution, 8k" are added at inference only.
     prompt: str = may_change("")
     crop: int = 512  # side of the random square crops, px
     batch_size: int = 16  # of all devices together
-    # Threads that read, cut and flip beside the accelerator; all workers' together.
+    # Threads that read, crop and degrade, over all workers.
     threads: int = may_change(8)
-    workers: int = may_change(0)  # processes that they run in; 0: in the process that trains
-    prefetch: int = may_change(2)  # batches that are made ahead
-    max_failed: float = may_change(0.05)  # share of unusable images from which on a run stops
+    workers: int = may_change(0)  # processes those threads run in; 0: the training process
+    prefetch: int = may_change(2)  # batches prepared in advance
+    max_failed: float = may_change(0.05)  # share of unusable images above which a run stops
 
     def validate(self) -> None:
         """Checks what can be checked without reading files; raises UserError."""
@@ -111,47 +111,47 @@ class DataConfig:
 
 @dataclasses.dataclass
 class ValidationConfig:
-    """Photographs that are measured while training, never trained on.
+    """Held-out photographs that are measured during training.
 
-    Where the run restores, their low resolution is made by the run's degradation, the same every
-    time, or is that of real pairs.
+    For a run that restores, their low resolution comes from the run's degradation, the same every
+    time, or from real pairs.
     """
 
     folder: str = ""  # of photographs or shards; empty: no validation
     lr: str = ""  # folder of the real LR images of `folder`
     every: int = 5000  # steps
-    crop: int = 256  # side of the crop from the middle of each photograph, px
-    lpips: bool = True  # also measure the perceptual distance; needs its weights
+    crop: int = 256  # side of the centre crop of each photograph, px
+    lpips: bool = True  # also measure LPIPS; needs its weights
     pictures: int = 8  # images shown in TensorBoard
 
 
 @dataclasses.dataclass
 class MeshConfig:
-    """Devices along each axis; -1 takes what is left."""
+    """Devices along each axis of the mesh; -1 takes the remaining ones."""
 
-    data: int = -1  # whole copies of the weights
-    fsdp: int = 1  # parts that the weights and the optimizer's moments are split into
+    data: int = -1  # replicas of the weights
+    fsdp: int = 1  # shards of the weights and of the optimizer's moments
 
 
 @dataclasses.dataclass(kw_only=True)
 class TrainConfig:
-    """What every training run has; a stage's own configuration adds its networks and losses."""
+    """Settings of every training run; each stage's configuration adds its networks and losses."""
 
     steps: int = may_change(200_000)
     seed: int = 0
-    dtype: str = "float32"  # of the computation; weights in training are float32
+    dtype: str = "float32"  # of the computation; trained weights are float32
     # Recompute activations in the backward pass: less memory, more time.
     remat: bool = may_change(False)
-    # Parts that a batch is worked through in: less memory. What a loss takes from the batch as a
-    # whole (batch norm, the adaptive weight) and what is drawn are then those of each part.
+    # Micro-batches per step (gradient accumulation): less memory. What depends on the whole batch
+    # (batch norm, the adaptive weight, random draws) is then per micro-batch.
     accumulate: int = 1
-    ema_decay: float = 0.0  # of an average of the trained weights, which is then exported; 0: none
-    # Updates in a row without finite gradients, before the run stops.
+    ema_decay: float = 0.0  # of a moving average of the weights, which is then the result; 0: none
+    # Consecutive updates without finite gradients after which the run stops.
     max_skipped: int = may_change(20)
     log_every: int = may_change(50)
     checkpoint_every: int = may_change(1000)
     keep_checkpoints: int = may_change(3)
-    lpips: str = may_change("")  # folder of LPIPS's weights; empty: where `convert lpips` puts them
+    lpips: str = may_change("")  # folder of LPIPS's weights; empty: the default of `convert lpips`
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     validation: ValidationConfig = may_change(default_factory=ValidationConfig)
@@ -182,14 +182,14 @@ class TrainConfig:
         self.data.validate()
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"`config.ema_decay={self.ema_decay}` is not in [0, 1).")
-        if not 0 <= self.seed < 2**31:  # JAX takes the lower 32 bits of others without a word
+        if not 0 <= self.seed < 2**31:  # JAX silently truncates larger seeds to 32 bits
             raise UserError(f"`config.seed={self.seed}` is not from 0 to {2**31 - 1}.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"`config.dtype={self.dtype}` is not float32 or bfloat16.")
         self.optim.validate("config.optim")
 
     def needs(self) -> dict[str, str]:
-        """What must be given for such a run: a field's dotted name -> what it is, and from where.
+        """What must be given for this run: a field's dotted name -> what it is and where to get it.
 
         Subclasses add what follows from their settings.
         """
@@ -218,7 +218,7 @@ class TrainConfig:
         """Checks that a VAE can take the crops.
 
         Args:
-          downsampling: px of an image to a px of the VAE's latents.
+          downsampling: image px per latent px of the VAE.
 
         Raises:
           UserError: a crop is not a multiple of it.
@@ -258,15 +258,15 @@ def _check_finite(name: str, value: Any) -> None:
 class VAELossConfig:
     """Weights of the terms of a VAE's training loss; a term of weight 0 is not computed.
 
-    The mean absolute error has weight 1. The other weights mean what they mean in latent
-    diffusion's code, although that sums where this averages; see `tvt_jax.losses`.
+    The mean absolute error has weight 1. The other weights have the meaning of latent diffusion's
+    code, although that sums where this averages; see `tvt_jax.losses`.
     """
 
     lpips: float = 1.0
     kl: float = 0.0
     latent: float = 0.0  # mean squared distance of the latent to the teacher's (ablation T2)
     gan: float = 0.0  # on top of the adaptive weight
-    gan_start: int = 50_000  # step at which the discriminator and its term join
+    gan_start: int = 50_000  # step from which the discriminator is trained and used
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -280,9 +280,9 @@ class VAETrainConfig(TrainConfig):
 
     vae: VAEConfig
     trained: tuple[str, ...]  # parts of the VAE that learn; the rest is frozen
-    latents: str = "own"  # encoder whose latents are decoded: "own" or "teacher"
+    latents: str = "own"  # whose encoder makes the latents: "own" or "teacher"
     init_vae: str = may_change("")  # VAE folder to start from
-    fresh: tuple[str, ...] = ()  # parts that start at random although `init_vae` is given
+    fresh: tuple[str, ...] = ()  # parts that are initialised at random despite `init_vae`
     teacher: str = may_change("")  # VAE folder of the teacher
     loss: VAELossConfig = dataclasses.field(default_factory=VAELossConfig)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -314,7 +314,7 @@ class VAETrainConfig(TrainConfig):
                 )
 
     def needs(self) -> dict[str, str]:
-        """See the base class. A part that is read and not trained must come from somewhere."""
+        """See the base class. A part that is used but not trained must be given."""
         needs = super().needs()
         if self.latents == "teacher" or self.loss.latent:
             needs["teacher"] = f"the teacher, the folder vae of {SD21}"
@@ -331,17 +331,17 @@ class VAETrainConfig(TrainConfig):
 class DiffusionTrainConfig(TrainConfig):
     """Pre-training of a latent diffusion UNet from scratch: the teacher of a small stage 3.
 
-    Two random embeddings stand for texts. Latents of photographs come with the one, latents of
-    degraded photographs with the other, as Stable Diffusion has them with words of quality and with
-    the negative prompt: guidance from the second towards the first leads away from degradation.
+    Two random embeddings take the place of text: one marks latents of photographs, the other those
+    of degraded photographs, like Stable Diffusion's prompts for quality and against degradation.
+    Guidance from the second towards the first leads away from degradation.
     """
 
     unet: UNetConfig
     vae: str = may_change("")  # VAE folder; frozen
     init_unet: str = may_change("")  # UNet folder to start from
     degraded: float = 0.5  # share of the samples that are degraded; others are photographs
-    # Noises and timesteps that the UNet sees of each latent at a step. A small UNet costs less than
-    # the encoder, so that several are almost as good as a larger batch, and cheaper.
+    # Noise samples (and timesteps) per latent and step. A small UNet costs less than the encoder,
+    # so several are almost as good as a larger batch, and cheaper.
     noises: int = 1
 
     def validate(self) -> None:

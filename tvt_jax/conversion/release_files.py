@@ -1,4 +1,4 @@
-"""Which pickle of the release is which, so that one in another's place is recognised."""
+"""Recognises the pickles of the release, so that a mixed-up file is named."""
 
 from collections.abc import Mapping
 from pathlib import Path

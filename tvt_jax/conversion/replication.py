@@ -25,7 +25,7 @@ def replicated_config(sd: UNetConfig) -> UNetConfig:
 
 
 def replicated_tensors(sd: UNetConfig, tensors: Tensors) -> Tensors:
-    """Gives every tensor of the CE-UNet its value from SD's UNet.
+    """Computes every tensor of the CE-UNet from SD's UNet.
 
     `down_blocks.0` and `up_blocks.N` (the last) are copies of SD's first and last level. The last
     level's first ResNet block takes 320 + 320 channels where SD's takes 640 + 320, so it is a copy

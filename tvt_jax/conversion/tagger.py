@@ -30,7 +30,7 @@ _SHA256 = {
     TAG_LIST: "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b",
     THRESHOLDS: "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447",
 }
-# Old checkpoints call the head by another name.
+# Name of the head in old checkpoints.
 _OLD_HEAD, _HEAD = "vision_multi", "tagging_head"
 # RAM ties the head's layers to the first ones of its captioning encoder: the same tensors.
 _TIED = ("tagging_head.encoder.layer.", "tag_encoder.encoder.layer.")
@@ -111,7 +111,7 @@ def write_tagger(folder: Path, source: TaggerSource, report: Report) -> None:
 
 
 def _read_list(folder: Path, name: str, num_classes: int) -> bytes:
-    """Content of a list, checked: a shifted line would give every tag another one's name."""
+    """Content of a list, checked by hash: a shifted line would rename every tag."""
     if not folder.is_dir():
         raise UserError(f"`ram_data` {folder} is not a folder; it must hold {TAG_LIST}.")
     read_tag_lists(folder, num_classes)
@@ -192,7 +192,7 @@ def _config_from_shapes(state: Tensors) -> TaggerConfig:
 
 
 def _select(state: Tensors, expected: Mapping[str, tuple[int, ...]], report: Report) -> Tensors:
-    """Takes what the tagger needs and accounts for every other tensor."""
+    """Selects the tagger's tensors and accounts for every other one."""
     origin = {}
     for name in expected:
         tied = name.replace(*_TIED) if name.startswith(_TIED[0]) else name
@@ -234,7 +234,7 @@ def _merge_dape(base: Tensors, path: Path, report: Report) -> Tensors:
     state = only_tensors(content.get("model", content), str(path))
     layers = [match["layer"] for name in base if (match := _ADAPTED.fullmatch(name))]
     # The head's layers are tied to tag_encoder's, their adapters are not, and merging adds both.
-    # Training never reaches tag_encoder's, so they should be zero.
+    # Training never updates tag_encoder's, so they should be zero.
     tied = {
         layer: other
         for layer in layers

@@ -150,5 +150,5 @@ def _save_pickle(path: Path, content: Mapping[str, Any]) -> None:
 
     try:
         torch.save(content, path)
-    except RuntimeError as error:  # what torch makes of a full disk
+    except RuntimeError as error:  # torch's error for a full disk
         raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}.") from error

@@ -1,4 +1,4 @@
-"""Real pairs: which LR image belongs to an HR image, and how the two lie over each other."""
+"""Real pairs: which LR image belongs to an HR image, and how the two align."""
 
 import re
 from pathlib import PurePosixPath
@@ -16,12 +16,12 @@ class Layout(NamedTuple):
     """How the training half of a public data set of factor 4 names its images.
 
     Attributes:
-      hr: matches the whole path of an HR image, so that any folder above or in the data set may be
-        given.
+      hr: matches the whole path of an HR image, so that any folder above or inside the data set may
+        be given.
       lr: for each pair that an HR image is in, the names that its LR image may have.
       lr_reduction: px of a stored LR image to a px of LR, along each side.
-      list_name: of a file that names the HR images which count, one in a line; where it is missing,
-        all do.
+      list_name: name of a file that lists the HR images to use, one per line; without it all are
+        used.
     """
 
     hr: str
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 # RealSR (csjcai/RealSR):   Canon/Train/4/Canon_001_HR.png      Canon/Train/4/Canon_001_LR4.png
 # DRealSR (xiezw5/CDC):     Train_x4/train_HR/DSC_1286_x4.png   Train_x4/train_LR/DSC_1286_x1.png
 # Real-CE (mjq11302010044): train/52mm/0001.JPG                 train/{13,26,52}mm/0001.JPG
-# Real-CE stores a scene's three focal lengths registered at one size, lists the scenes that count,
+# Real-CE stores a scene's three focal lengths registered at one size, lists the scenes to use,
 # and its authors train on all three, reduced (52 mm as its own LR).
 LAYOUTS = {
     "realsr": Layout(r"(.*/train/4/.*)_HR(\.\w+)", ((r"\1_LR4\2",),)),
@@ -57,8 +57,8 @@ def layout_pairs(root: str, names: list[str], layout: str) -> list[tuple[str, st
       names: paths of its images, relative to it.
       layout: one of `config.PAIR_LAYOUTS`.
 
-    Returns: (HR, LR) paths relative to `root`, in the order of `names`. Where no LR image is
-      there, the path that it should have.
+    Returns: (HR, LR) paths relative to `root`, in the order of `names`. A missing LR
+      image is given with the path that it should have.
     """
     known, prefix, found = set(names), root.rstrip("/") + "/", []
     for name in names:
@@ -74,7 +74,7 @@ def reduced(data: bytes, factor: int) -> bytes:
 
     Args:
       data: the encoded image.
-      factor: px of it to a px of LR along each side; what is left of a side is not cut off.
+      factor: px of it per px of LR along each side; remainders are not cut off.
 
     Returns: LR as PNG; `data` itself for a factor of 1.
     Raises:
@@ -107,12 +107,12 @@ def pair_factor(hr: np.ndarray, lr: np.ndarray, crop: int) -> int:
     """HR pixels per LR pixel along each side, 1 to 8.
 
     Args:
-      hr, lr: [H, W, 3]. HR may be up to an LR pixel larger or smaller than the whole factor says;
-        what is beyond is not used.
-      crop: side of the crops that are cut out of HR, px; 0: none are.
+      hr, lr: [H, W, 3]. HR may differ from the whole factor by up to an LR pixel; the excess is not
+        used.
+      crop: side of the HR crops, px; 0: no crops.
 
     Raises:
-      BadImage: the sizes do not fit together, or crops do not lie on LR pixels.
+      BadImage: the sizes do not fit together, or crops do not align with LR pixels.
     """
     factor = round(hr.shape[1] / lr.shape[1])
     fits = all(abs(hr.shape[axis] - factor * lr.shape[axis]) < factor for axis in (0, 1))

@@ -1,8 +1,8 @@
-"""Batches for training, made beside the accelerator by Grain.
+"""Batches for training, made by Grain on the host while the accelerator works.
 
-Everything random follows from the seed and the number of the sample: crop, flip, degradation, and
-which image replaces one that cannot be used. So the stream can be entered at any batch, and
-neither threads, worker processes nor the number of hosts change what is in it.
+Everything random depends only on the seed and the number of the sample: crop, flip, degradation,
+and which image replaces an unusable one. So the stream can start at any batch, and threads, worker
+processes and the number of hosts do not change its content.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ from tvt_jax.data.worker_process import keep_freed_memory, limit_threads_of_chil
 from tvt_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-# The share of failures is judged from this many images on, so that one failure does not stop a
-# run of a few.
+# The share of failures is checked from this many images on, so that one failure among a few images
+# does not stop a run.
 _JUDGED_AFTER = 200
-# Of each kind of conversion so many images are named; they are harmless and may be many.
+# How many images are named per kind of conversion; conversions are harmless and may be many.
 _NAMED_CONVERSIONS = 10
 
 
@@ -45,7 +45,7 @@ def batches(
     Args:
       config: validated settings.
       seed: of order, crops, flips and degradations.
-      start: number of the first batch, counted from the beginning of training. Entering late
+      start: number of the first batch, counted from the beginning of training. Starting late
         costs nothing.
       report: called with a line for every image that is skipped or converted.
       process: (index, count) of the processes that train together; None asks jax. Process p of P
@@ -98,7 +98,7 @@ def samples(config: DataConfig, seed: int) -> grain.MapDataset:
 
 
 def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapDataset:
-    if config.degradation is not None:  # fails here and not in a worker
+    if config.degradation is not None:  # fail here, not in a worker
         draw_recipe(config.degradation, np.random.default_rng(0), config.crop, config.crop)
     with_lr = config.degradation is not None or any(source.paired for source in sources)
     for source in sources:
@@ -122,7 +122,7 @@ def _samples(sources: list[Source], config: DataConfig, seed: int) -> grain.MapD
 
 
 class _Share(grain.MapDataset):
-    """A block of each batch: the samples of one of several processes."""
+    """One process's share: a block of each batch."""
 
     def __init__(self, parent: grain.MapDataset, batch: int, first: int, size: int):
         super().__init__(parent)
@@ -142,20 +142,20 @@ def _prefetched(dataset: grain.MapDataset, config: DataConfig, local: int) -> gr
     """Makes samples ahead, in threads of this process or in worker processes."""
     ahead = config.prefetch * local
     if not config.workers:
-        cv2.setNumThreads(0)  # these threads keep the processors busy
+        cv2.setNumThreads(0)  # these threads already use all cores
         options = grain.ReadOptions(
             num_threads=config.threads, prefetch_buffer_size=max(ahead, config.threads)
         )
         return dataset.to_iter_dataset(options)
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which only absl's programs parse
+    if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which only absl programs parse
         flags.FLAGS.mark_as_parsed()
     ahead = -(-ahead // config.workers)
     _check_shared_memory(config, ahead)
     limit_threads_of_children()
     threads = -(-config.threads // config.workers)
-    # A single thread in a worker would only add a hand-over to the process's own.
+    # A single extra thread in a worker would only add a hand-over.
     read = grain.ReadOptions(
         num_threads=threads if threads > 1 else 0,
         prefetch_buffer_size=2 * threads if threads > 1 else 0,
@@ -173,9 +173,9 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _check_shared_memory(config: DataConfig, per_worker: int) -> None:
-    """Workers hand over pixels in shared memory; containers often have only 64 MB of it."""
+    """Workers pass pixels through shared memory; containers often have only 64 MB of it."""
     shared = Path("/dev/shm")
-    # The queue of each worker, as much again on its way into a batch, and HR and LR of each sample.
+    # Each worker's queue, as much again being collated, and HR and LR of each sample.
     needed = 2 * 2 * config.workers * per_worker * 3 * config.crop**2
     if shared.is_dir() and shutil.disk_usage(shared).free < needed:
         raise UserError(
@@ -186,14 +186,14 @@ def _check_shared_memory(config: DataConfig, per_worker: int) -> None:
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-    """The stream of batches. Close it, or use it as a context: worker processes hang on it.
+    """The stream of batches. Close it, or use it as a context: it owns worker processes.
 
     Attributes:
       position: number of the next batch. It is the whole state: store it with a checkpoint, and
         `batches(config, seed, position)` goes on exactly there, with any number of processes,
         workers and threads.
-      fingerprint: of the images by name (by content for shards). The position means the same
-        only while this is the same.
+      fingerprint: of the images by name (by content for shards). A position is only valid
+        while this is unchanged.
       counts: samples handed out, images skipped, and images converted by kind.
     """
 

@@ -1,4 +1,4 @@
-"""The record of a shard: an encoded image and what belongs to it, as a msgpack map."""
+"""The record of a shard: an encoded image and its metadata, as a msgpack map."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ class Record:
       sha256: of `image`, hexadecimal.
       width, height: in px, after the EXIF orientation was applied.
       tile: (left, top) in the image, px; None for the whole image.
-      tags: what is seen in it; None if no tagger was asked.
+      tags: of the tagger; None without one.
       lr: the encoded low-resolution image of a real pair.
     """
 
@@ -40,7 +40,7 @@ def decode_record(data: bytes) -> Record:
     """Unpacks a record.
 
     Raises:
-      BadImage: not a record, or not a whole one.
+      BadImage: not a complete record.
     """
     try:
         return Record(**msgpack.unpackb(data, use_list=False))

@@ -1,4 +1,4 @@
-"""Samples: what is cut out of an image, its low resolution and prompt; and batches of them."""
+"""Samples: a crop of an image, its low resolution and its prompt; and batches of samples."""
 
 import zlib
 from pathlib import Path
@@ -16,19 +16,19 @@ from tvt_jax.images import BadImage, decode_image
 from tvt_jax.text import build_prompt, load_tokenizer, tokenize
 
 PROMPT_TOKENS = 77  # CLIP's fixed length
-# As many unusable images in a row mean that there is hardly a usable one.
+# This many unusable images in a row mean that hardly any is usable.
 _MAX_TRIES = 50
 
 Event = tuple[str, str, str]  # "skipped" or "converted", name of the image, reason
 
 
 def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
-    """The crops from the middle of the validation photographs, the same every time.
+    """The centre crops of the validation photographs, the same every time.
 
     Args:
       config: the photographs and the crop.
-      data: the run's; where it has low resolution, these have it too: real, or by its degradation,
-        drawn from the image's name.
+      data: the run's; if it has low resolution, so have these: real, or by its degradation, drawn
+        from the image's name.
 
     Returns: samples as of `pipeline.samples`, not flipped.
     Raises:
@@ -50,14 +50,14 @@ def heldout_samples(config: ValidationConfig, data: DataConfig) -> list[dict]:
 
 
 class ReadSample(grain.transforms.RandomMap):
-    """Reads an image by its number over all sources, cuts it, and makes LR of it.
+    """Reads an image by its number over all sources, crops it, and makes its LR.
 
     Args:
       sources: numbered one after the other.
       crop: side of the crops, px.
       degradation: makes LR of images that have none.
       with_lr: whether samples have LR.
-      prompt: follows the tags in the samples' prompts.
+      prompt: appended to the tags in the samples' prompts.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ReadSample(grain.transforms.RandomMap):
         """Returns the sample of a number, as of `pipeline.samples`.
 
         Raises:
-          UserError: it and many in its place cannot be used.
+          UserError: neither it nor its replacements can be used.
         """
         source, index = self._locate(key)
         events: list[Event] = []
@@ -89,8 +89,8 @@ class ReadSample(grain.transforms.RandomMap):
                 break
             except BadImage as error:
                 events.append(("skipped", source.name(index), str(error)))
-            # Another image of the same source takes its place: batches stay full, and every run
-            # replaces it by the same one.
+            # Another image of the same source replaces it, the same one in every run: batches
+            # stay full.
             index = int(rng.integers(len(source)))
         else:
             raise UserError(
@@ -101,7 +101,7 @@ class ReadSample(grain.transforms.RandomMap):
         return {**element, "prompt": build_prompt(sample.tags, self._prompt), "events": events}
 
     def middle(self, sample: Sample) -> dict:
-        """Cuts a sample in its middle; its degradation follows from its name."""
+        """Takes the centre crop; the degradation is drawn from the image's name."""
         hr, lr, factor = self._decode(sample, [])
         top, left = (factor * (room // 2) for room in self._room(hr, factor))
         rng = np.random.default_rng(zlib.crc32(Path(sample.name).name.encode()))
@@ -141,7 +141,7 @@ class ReadSample(grain.transforms.RandomMap):
         return hr, lr, factor
 
     def _room(self, hr: np.ndarray, factor: int) -> tuple[int, int]:
-        """Places for a crop: rows and columns, in steps of an LR pixel so that both show the same.
+        """Possible crop positions (rows, columns), in steps of an LR pixel so that HR and LR align.
 
         Raises:
           BadImage: there is none.
@@ -173,13 +173,13 @@ class ReadSample(grain.transforms.RandomMap):
     def _degrade(self, hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         recipe = draw_recipe(self._degradation, rng, *hr.shape[:2])
         _, conditioning = degrade(hr.astype(np.float32) / 255, recipe)
-        return np.rint(conditioning * 255).astype(np.uint8)  # it is on these levels already
+        return np.rint(conditioning * 255).astype(np.uint8)  # already on these levels
 
 
 def _enlarged(lr: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
     """The part `box` (left, top, right, bottom) of LR at the size of HR.
 
-    Bicubic by Pillow, as at inference: the part of the enlarged image, not an enlarged part.
+    Bicubic by Pillow, as at inference: a crop of the enlarged image, not an enlarged crop.
     """
     left, top, right, bottom = box
     if right - left == size:

@@ -25,13 +25,13 @@ SHARDS_FORMAT = "tvt_jax shards 2"
 
 
 class Sample(NamedTuple):
-    """One image as it is stored.
+    """One stored image.
 
     Attributes:
       name: for messages.
       image: the encoded image.
       lr: the encoded LR image of a real pair.
-      tags: what is seen in the image; empty where nobody tagged it.
+      tags: of the tagger; empty without tags.
     """
 
     name: str
@@ -44,19 +44,19 @@ class Source(Protocol):
     """Random access to images. Can be pickled, for worker processes."""
 
     paired: bool  # whether samples have `lr`
-    fingerprint: str  # changes with the images that it has
+    fingerprint: str  # changes with its list of images
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """The name of a sample in messages; it need not be readable."""
+        """The name of a sample for messages, whether or not it can be read."""
 
     def read(self, index: int) -> Sample:
         """Reads one sample; raises BadImage where that is not possible."""
 
 
 class Listed(NamedTuple):
-    """An image that a folder has.
+    """An image of a folder.
 
     Attributes:
       name: relative to the folder, for messages and records; that of LR for a data set's pairs.
@@ -158,14 +158,14 @@ def read_file(path: str) -> bytes:
     """
     try:
         return storage.as_path(path).read_bytes()
-    except Exception as error:  # each cloud library raises its own kinds, after some attempts
+    except Exception as error:  # each cloud library raises its own errors, after retries
         reason = getattr(error, "strerror", None) or error
         raise BadImage(f"{path} cannot be read: {reason}") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _WholeFile:
-    """What ArrayRecord's reader wants to know of a file; with it, it need not open the file."""
+    """What ArrayRecord's reader needs to know about a file that it does not open up front."""
 
     filename: str
     examples_in_shard: int
@@ -218,7 +218,7 @@ class ShardSource:
         """Reads one record."""
         try:
             data = self._records[index]
-        except Exception as error:  # ArrayRecord tells damage in its own kinds of errors
+        except Exception as error:  # ArrayRecord has its own errors for damaged files
             raise BadImage(f"the record cannot be read ({str(error).splitlines()[0]})") from error
         record = decode_record(data)
         return Sample(record.name, record.image, record.lr, record.tags or ())

@@ -1,4 +1,4 @@
-"""Local folders and `gs://` buckets by the same functions; files appear when they are complete.
+"""Local folders and `gs://` buckets behind the same functions; files appear when complete.
 
 `gs://` needs the package gcsfs (or tensorflow) beside etils, and Google's usual credentials.
 """
@@ -33,7 +33,7 @@ def check_folder(path: epath.Path) -> None:
         raise UserError(
             f"{path}: buckets need one more package ({error.name or error}); `pip install gcsfs`."
         ) from error
-    except Exception as error:  # each cloud library raises its own kinds
+    except Exception as error:  # each cloud library raises its own errors
         raise UserError(f"{path} cannot be reached ({error}).") from error
     if not found:
         raise UserError(f"{path} is not a folder.")
@@ -71,7 +71,7 @@ def write_json(path: epath.Path, value: Any) -> None:
     """
     data = json.dumps(value, indent=1, ensure_ascii=False).encode()
     if not is_local(path):
-        path.write_bytes(data)  # an object appears when it is complete
+        path.write_bytes(data)  # objects appear when complete
         return
     with atomic_file(Path(path)) as temporary:
         temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""What a worker process does first, and what its parent does before it starts one."""
+"""Set-up of worker processes, in the worker and in its parent."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -12,21 +12,20 @@ _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def limit_threads_of_children() -> None:
-    """Gives the processes that are started from now on one thread for linear algebra each.
+    """Limits processes started from now on to one thread of linear algebra each.
 
-    Their small matrix products would otherwise spin on all cores at once. The libraries read it
-    when they are imported, so this must come before the processes start.
+    Their small matrix products would otherwise spin on all cores. The libraries read the limit when
+    they are imported, so this must come before the processes start.
     """
     for name in _THREAD_COUNTS:
         os.environ.setdefault(name, "1")
 
 
 def start_worker() -> None:
-    """Prepares a process that works for this program.
+    """Initialises a worker process.
 
-    OpenCV keeps to one thread. Ctrl-C, which a terminal sends to all processes, is left to the
-    parent. And the process ends when its parent has ended: a parent that is killed leaves its
-    workers waiting for it for ever.
+    OpenCV uses one thread. Ctrl-C, which a terminal sends to all processes, is left to the parent.
+    The process ends with its parent: workers of a killed parent would otherwise wait forever.
     """
     import cv2
 
@@ -40,12 +39,12 @@ def start_worker() -> None:
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next arrays instead of handing it to the system.
 
-    For a process that makes arrays of a few megabytes over and over, as degradation does; call it
-    once at its start. The system clears every page that it hands out again, which costs a fifth of
-    the time. Up to 64 MB stay with the process. Without glibc nothing happens.
+    For a process that allocates arrays of a few megabytes over and over, as degradation does;
+    call it once at the start. The kernel clears every page that it hands out again, which costs a
+    fifth of the time. Up to 64 MB stay with the process. Does nothing without glibc.
 
-    Source: mallopt(3), M_MMAP_THRESHOLD: freeing one block of almost 32 MB, which is never touched,
-      raises the limits of what goes back.
+    Source: mallopt(3), M_MMAP_THRESHOLD: freeing one untouched block of almost 32 MB raises the
+      thresholds.
     """
     np.empty(31 << 20, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Networks at exact precision, compiled once for each shape."""
+"""Networks at full float32 precision, compiled once per shape."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ _PROGRAMS: dict[tuple, jax.stages.Compiled] = {}
 def call_compiled(function: Callable, network: Network, *arrays: np.ndarray) -> Any:
     """Calls `function(module, *arrays)` under jit.
 
-    Matrix products are float32 in full: accelerators round them otherwise, and figures of different
-    machines would differ.
+    Matrix products are full float32: accelerators round them by default, and figures would depend
+    on the machine.
 
     Args:
       function: of the module and arrays; the same object for the same computation.
@@ -29,7 +29,7 @@ def call_compiled(function: Callable, network: Network, *arrays: np.ndarray) -> 
     """
     key = (function, network.graph, *((a.shape, a.dtype.name) for a in arrays))
     if key not in _PROGRAMS:
-        graph = network.graph  # not the network: programs outlive weights
+        graph = network.graph  # not the network: cached programs outlive weights
         program = jax.jit(lambda params, *inputs: function(nnx.merge(graph, params), *inputs))
         with jax.default_matmul_precision("highest"):
             lowered = program.lower(network.params, *arrays)

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-# Up to this many scores a head (8 MiB) the plain formula is as fast as any and its matrix is small:
-# self-attention of 1,448 tokens, or cross-attention of 16,384 tokens to 77 of text.
+# Up to this many scores per head (8 MiB) the plain formula is as fast as any and its matrix is
+# small: self-attention of 1,448 tokens, or cross-attention of 16,384 tokens to 77 of text.
 _PLAIN_SCORES = 1 << 21
 _QUERY_BLOCK = 256
 _KEY_BLOCK = 512
-_FLASH_LENGTH_MULTIPLE = 128  # what the Pallas TPU kernel wants
+_FLASH_LENGTH_MULTIPLE = 128  # required by the Pallas TPU kernel
 
 BACKENDS = ("auto", "plain", "blockwise", "cudnn", "pallas")
 _platform = contextvars.ContextVar("platform", default=None)
@@ -25,11 +25,11 @@ _platform = contextvars.ContextVar("platform", default=None)
 
 @contextlib.contextmanager
 def compiling_for(platform):
-    """Inside, "auto" picks for this platform instead of the one at hand.
+    """Context in which "auto" picks for this platform instead of the default one.
 
     Args:
-      platform: "cpu", "gpu", "tpu"; or "none" for a program that is only looked at, which has the
-        plain formula everywhere.
+      platform: "cpu", "gpu", "tpu"; or "none" for a program that is only inspected: the plain
+        formula everywhere.
     """
     token = _platform.set(platform)
     try:
@@ -71,7 +71,7 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
 def _suitable_backend(query, key):
     num_queries, num_keys = query.shape[1], key.shape[1]
     if jax.export.is_symbolic_dim(num_queries) or jax.export.is_symbolic_dim(num_keys):
-        # A program for any length and any platform; kernels are for one.
+        # A program for any length and platform; kernels are for one platform.
         return "blockwise" if jax.export.is_symbolic_dim(num_keys) else "plain"
     platform = _platform.get() or jax.default_backend()
     if platform == "none" or num_queries * num_keys <= _PLAIN_SCORES:
@@ -201,8 +201,7 @@ _attend_one_head.defvjp(_attend_forward, _attend_backward)
 def _pallas_flash(query, key, value):
     """The TPU flash kernel, on each device for its own samples.
 
-    The compiler cannot split a kernel over devices by itself; which mesh there is it learns from
-    `jax.set_mesh`.
+    The compiler cannot partition a kernel, so it is mapped over the mesh of `jax.set_mesh`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:

@@ -26,7 +26,7 @@ class LeakyReLU(nnx.Module):
 
 
 class NLayerDiscriminator(nnx.Module):
-    """Judges overlapping patches of an image.
+    """Scores overlapping patches of an image as real or generated.
 
     Batch normalisation uses the batch at hand in every pass, the generator's too, so real and
     generated images belong in separate calls.
@@ -50,7 +50,7 @@ class NLayerDiscriminator(nnx.Module):
         self.config = config
 
         def conv(inputs, outputs, stride, use_bias):
-            # Biases keep PyTorch's default, which `weights_init` does not touch.
+            # Biases keep PyTorch's default: `weights_init` leaves them alone.
             return Conv2d(
                 inputs,
                 outputs,

@@ -9,7 +9,7 @@ from flax import nnx
 
 
 class InitKeys:
-    """Source of initial weights, given to networks in the place of `nnx.Rngs`.
+    """Source of initial weights, passed to networks in place of `nnx.Rngs`.
 
     `nnx.Rngs` counts draws in a traced variable and compiles a program for each shape, which makes
     building a UNet take a minute; numpy takes a second.
@@ -22,7 +22,7 @@ class InitKeys:
         self._generator = None if seed is None else np.random.default_rng(seed)
 
     def params(self) -> np.random.Generator | None:
-        """What the initialisers here take as their key."""
+        """The key of this module's initialisers."""
         return self._generator
 
 
@@ -54,11 +54,11 @@ def uniform(bound):
 
 
 def passing(key, shape, dtype):
-    """Initialiser of the convolutions between residual branches: they pass on what they read.
+    """Initialiser of the convolutions between residual branches: nearly norm-preserving.
 
-    Each pixel's channels are rotated (an orthogonal matrix in the kernel's centre), and a tenth of
-    `torch_uniform` is added to kernels of more than one pixel. Through a chain of ten layers of
-    PyTorch's default the colours of an image fade, and a VAE from scratch learns them late.
+    The kernel's centre is an orthogonal matrix over the channels; kernels larger than 1x1 add a
+    tenth of `torch_uniform`. With PyTorch's default, colours fade over a chain of ten layers, and a
+    VAE trained from scratch learns them late.
     Source: delta-orthogonal initialisation, Xiao et al., 2018.
     """
     if key is None:
@@ -94,8 +94,8 @@ class Conv2d(nnx.Conv):
     """Convolution, [B, H, W, in_features] -> [B, H', W', out_features].
 
     Args:
-      padding: pixels added on (top or left, bottom or right). "SAME" is not offered: with stride 2
-        it pads other sides than PyTorch does.
+      padding: pixels added on (top or left, bottom or right). There is no "SAME": with stride 2 it
+        pads other sides than PyTorch.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class GroupNorm(nnx.GroupNorm):
     """Group normalisation with float32 statistics.
 
     Flax's default variance loses three digits when a group's mean is ten times its deviation, so
-    this subtracts the mean first. Sums run over the positions of each channel before its group is
-    joined, which is several times as fast on a CPU when groups are narrow.
+    this subtracts the mean first. Sums run over the positions of each channel, then over the
+    channels of a group: several times as fast on a CPU for narrow groups.
     """
 
     def __init__(self, num_channels, num_groups, epsilon, *, dtype, param_dtype, rngs):
@@ -182,7 +182,7 @@ def LayerNorm(num_features, epsilon, *, dtype, param_dtype, rngs):  # noqa: N802
 class BatchNorm2d(nnx.Module):
     """Normalises each channel by its mean and variance over the batch at hand, in float32.
 
-    There are no running averages: nothing here runs a batch-normalised network outside training.
+    There are no running averages: batch-normalised networks are only used in training.
     Under a sharded batch the statistics are those of the whole batch.
     """
 
@@ -212,7 +212,7 @@ class BatchNorm2d(nnx.Module):
 
 
 class Identity(nnx.Module):
-    """Fills a place in a list that PyTorch gives to dropout, so that indices agree."""
+    """Takes dropout's place in a list, so that indices agree with PyTorch's."""
 
     def __call__(self, x):
         """Returns x."""

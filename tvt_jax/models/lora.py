@@ -1,7 +1,7 @@
 """Low-rank adapters on the convolutions and linear layers of an existing network.
 
-Adapters are added to a built network, so networks need not know of them, and the base weights keep
-their places: a checkpoint of the base loads alike with and without adapters.
+Adapters are added to a built network, so networks need no code for them, and the base weights keep
+their paths: a checkpoint of the base loads the same way with and without adapters.
 Source: peft `LoraConfig(init_lora_weights="gaussian")`, its `Linear` and `Conv2d` layers.
 """
 

@@ -38,7 +38,7 @@ class MaxPool2d(nnx.Module):
 
 
 class NetLinLayer(nnx.Module):
-    """Weighs the squared differences of one block's channels; PyTorch has a dropout before it."""
+    """Weights the squared differences of one block's channels; PyTorch has a dropout before it."""
 
     def __init__(self, channels, **precision):
         self.model = nnx.List([Identity(), Conv2d(channels, 1, 1, use_bias=False, **precision)])
@@ -49,7 +49,7 @@ class NetLinLayer(nnx.Module):
 
 
 class LPIPS(nnx.Module):
-    """Perceptual distance; without dropout, and meant to stay frozen.
+    """Perceptual distance; without dropout, to be used frozen.
 
     Attributes:
       features: the trunk's layers.
@@ -114,12 +114,12 @@ class LPIPS(nnx.Module):
         pairs = zip(self._trunk(image), self._trunk(reference), strict=True)
         distance = 0.0
         for lin, (a, b) in zip(self.lins, pairs, strict=True):
-            # The linear layer and the mean over positions change places: no map is kept for it.
+            # The mean over positions comes before the linear layer: equivalent, and no map is kept.
             distance += lin(jnp.mean(jnp.square(_unit(a) - _unit(b)), axis=(1, 2)))
         return distance
 
     def normalized(self, image):
-        """Brings [B, H, W, 3] in [-1, 1] to ImageNet's mean and deviation; float32."""
+        """Normalises [B, H, W, 3] in [-1, 1] by ImageNet's mean and deviation; float32."""
         return (image.astype(jnp.float32) - _SHIFT) / _SCALE
 
     def _trunk(self, image):
@@ -138,7 +138,7 @@ def _unit(features):
     """Divides the features of each position by their norm; float32."""
     features = features.astype(jnp.float32)
     square = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
-    # The root has no derivative at 0.
+    # The square root has no derivative at 0.
     nonzero = square > 0
     norm = jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, square, 1.0)), 0.0)
     return features / (norm + _NORM_EPS)

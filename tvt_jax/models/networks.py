@@ -1,4 +1,4 @@
-"""The kinds of networks that there are, and a network as structure and weights apart."""
+"""The kinds of networks, and a network with structure and weights apart."""
 
 import dataclasses
 from typing import Any
@@ -52,7 +52,7 @@ class Network:
     params: nnx.State
 
     def __call__(self, params: nnx.State) -> nnx.Module:
-        """Puts parameters into the structure; free under jit."""
+        """Merges parameters into the structure; free under jit."""
         return nnx.merge(self.graph, params)
 
     def with_dtype(self, dtype: Any) -> "Network":
@@ -62,7 +62,7 @@ class Network:
 
 
 def abstract_network(kind: str, config: Any, **options: Any) -> nnx.Module:
-    """Builds the module of a subfolder's kind with shapes only.
+    """Builds a module with shapes only.
 
     Args:
       kind: a key of `KINDS`.

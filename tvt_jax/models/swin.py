@@ -1,7 +1,7 @@
 """Swin Transformer: the image encoder of the tagger.
 
 Attention works inside square windows; every second block shifts the windows by half their side, so
-that neighbours exchange what they know. Images stay [B, H, W, C] between blocks.
+that neighbouring windows exchange information. Images stay [B, H, W, C] between blocks.
 Source: Liu et al. 2021; recognize-anything `ram/models/swin_transformer.py` (no absolute position
 embedding, norm after the patches, biased queries, keys and values).
 """
@@ -15,7 +15,7 @@ from tvt_jax.config import TaggerConfig
 from tvt_jax.models.layers import Conv2d, InitKeys, LayerNorm, Linear, Table, normal
 
 NORM_EPSILON = 1e-5  # PyTorch's default, which every norm of the encoder has
-# Added to the scores of pairs that a shifted window holds by accident. Finite, as in the original.
+# Added to the scores of pairs that are not neighbours in the image. Finite, as in the original.
 _MASKED_SCORE = -100.0
 
 

@@ -1,8 +1,8 @@
-"""RAM, the Recognize Anything Model: which of its classes are seen in an image.
+"""RAM, the Recognize Anything Model: which of its classes an image shows.
 
-A Swin encoder describes the image by tokens; a query for each class looks at them through two
-layers of cross-attention, and one shared linear layer says how likely the class is. Only what
-tagging needs is here: RAM's captioning (a text encoder and a text decoder) is not.
+A Swin encoder turns the image into tokens; a query for each class attends to them in two layers of
+cross-attention, and one shared linear layer gives the logit of the class. RAM's captioning (a text
+encoder and a text decoder) is left out.
 Source: Zhang et al. 2023; recognize-anything `ram/models/ram.py` and `bert.py` (mode "tagging").
 """
 
@@ -19,7 +19,7 @@ from tvt_jax.models.swin import SwinTransformer
 
 
 class LabelQueries(NamedTuple):
-    """What the head computes of the classes alone, without an image.
+    """What the head computes from the classes alone, without an image.
 
     Attributes:
       embeddings: [K, hidden_size], the input of the head's first layer.
@@ -84,7 +84,7 @@ class BertIntermediate(nnx.Module):
 
 
 class BertLayer(nnx.Module):
-    """Cross-attention and feed-forward, each with its norm behind. No self-attention."""
+    """Cross-attention and feed-forward, each followed by its norm. No self-attention."""
 
     def __init__(self, config: TaggerConfig, **precision):
         self.crossattention = BertCrossAttention(config, **precision)
@@ -152,8 +152,8 @@ class RAM(nnx.Module):
         self.tagging_head = TaggingHead(config, **precision)
         self.fc = Linear(config.hidden_size, 1, **precision)
 
-    # Products of float32 numbers are float32 products here, whatever the program's default is:
-    # TF32 and bfloat16 passes flip tags that are close to their threshold.
+    # Full float32 products, whatever the program's default is: TF32 and bfloat16 passes flip tags
+    # that are close to their threshold.
 
     def label_queries(self) -> LabelQueries:
         """Computes what depends on the classes only, once for all images."""

@@ -256,7 +256,7 @@ class UNet2DConditionModel(nnx.Module):
             width, previous, below = (
                 widths[-1 - i], widths[-max(i, 1)], widths[-min(i + 2, levels)],
             )  # fmt: skip
-            # Each ResNet block also takes one stored output of the way down.
+            # Each ResNet block also takes one skip connection from the way down.
             inputs = (previous,) + (width,) * layers
             skips = (width,) * layers + (below,)
             self.up_blocks.append(

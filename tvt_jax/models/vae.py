@@ -27,9 +27,9 @@ _NORM_EPS = 1e-6
 
 
 def _nearly_certain(key, shape, dtype):
-    """Initial bias of `quant_conv`: a deviation of exp(-3) around the means.
+    """Initial bias of `quant_conv`: a posterior deviation of exp(-3).
 
-    Means start small: the usual deviation of 1 would hide from the decoder what they say.
+    Means start small: the usual deviation of 1 would drown them in noise.
     """
     del key
     return jnp.repeat(jnp.asarray([0.0, -6.0], dtype), shape[0] // 2)
@@ -181,8 +181,8 @@ class Decoder(nnx.Module):
             )
             for level, width in enumerate(widths)
         )
-        # Ablation S2: the encoder's features of the same resolution join each block's input. They
-        # start at zero, so that a decoder that worked without them starts as it was.
+        # Ablation S2: each block's input gets the encoder's features of the same resolution. The
+        # convolutions start at zero, so a decoder trained without them starts unchanged.
         self.skip_convs = nnx.List(
             Conv2d(width, widths[max(level - 1, 0)], 1, kernel_init=normal(0.0), **precision)
             for level, width in enumerate(widths)
@@ -200,7 +200,7 @@ class Decoder(nnx.Module):
         return self.conv_out(self.features(latent, skips))
 
     def features(self, latent, skips=None):
-        """Maps [B, h, w, latent_channels] to what `conv_out` makes the image of [B, H, W, C]."""
+        """Maps [B, h, w, latent_channels] to the input of `conv_out`, [B, H, W, C]."""
         x = self.conv_in(latent)
         if self.mid_block is not None:
             x = remat_call(self.remat, self.mid_block, x)

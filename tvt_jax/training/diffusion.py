@@ -3,7 +3,7 @@
     photograph, or its degraded self -> VAE encoder -> latent + noise of t -> UNet -> noise
 
 Stage 3 needs Stable Diffusion; where that is too large, this makes a small one. There is no text:
-one stored embedding says "photograph", another "degraded".
+one stored embedding stands for "photograph", another for "degraded".
 Source: latent diffusion's `LatentDiffusion` with `parameterization: eps` and `l_simple_weight: 1`.
 """
 
@@ -38,8 +38,8 @@ from tvt_jax.weights.prompt_embeds import (
     save_prompt_embeds,
 )
 
-# Noise level of the preview: enough that a pixel's neighbourhood does not suffice to remove it, and
-# little enough that images can be compared pixel by pixel.
+# Noise level of the preview: too much for local smoothing to remove, little enough to compare
+# images pixel by pixel.
 PREVIEW_TIMESTEP = 300
 EMBEDS_TOKENS = 8  # of each of the two embeddings
 
@@ -71,7 +71,7 @@ def make_stage(config: DiffusionTrainConfig) -> tuple[Stage, dict[str, Tree], di
     )
 
     def export(params, frozen, folder: Path) -> None:
-        """Writes what stage 3 takes in the place of Stable Diffusion, and the VAE beside it."""
+        """Writes a folder that stage 3 takes in place of Stable Diffusion's, VAE included."""
         del frozen
         tensors = params_to_torch(abstract_network("unet", config.unet), params["unet"])
         save_network(folder / "unet", "unet", config.unet, tensors, "float32")
@@ -93,13 +93,12 @@ def make_stage(config: DiffusionTrainConfig) -> tuple[Stage, dict[str, Tree], di
     )
     text = {"prompt": embeds.prompt_embeds, "negative": embeds.negative_prompt_embeds}
     frozen = {"unet": {}, "vae": vae.params, "text": text}  # all of the UNet is trained
-    # To the host: the loop places them, and nothing else may keep them on a device.
+    # Host arrays: the loop places them, and no other reference keeps them on a device.
     return stage, jax.device_get({"unet": unet.params}), jax.device_get(frozen)
 
 
 def _embeds(config: DiffusionTrainConfig) -> PromptEmbeds:
-    """The embeddings that the UNet to start from was trained with, if they are beside it, or new
-    ones."""
+    """The embeddings stored beside the initial UNet, or new ones."""
     width = config.unet.cross_attention_dim
     if config.init_unet:
         folder = network_folder(Path(config.init_unet), "unet").parent
@@ -117,7 +116,7 @@ def _embeds(config: DiffusionTrainConfig) -> PromptEmbeds:
 def random_embeds(seed: int, tokens: int, width: int) -> PromptEmbeds:
     """Two random embeddings [1, tokens, width], standard normal.
 
-    They are not trained; the UNet learns what they stand for through its projections of them.
+    They are not trained: the UNet learns their meaning through its projections of them.
     """
     draws = np.random.default_rng(seed).standard_normal((2, 1, tokens, width), np.float32)
     return PromptEmbeds(*draws)
@@ -163,7 +162,7 @@ class DenoisingObjective:
           frozen: {"vae", "text": {"prompt", "negative"}, both [1, N, C]}.
           batch: {"hr": [B, H, W, 3] float32 in [-1, 1], and "lr" likewise unless nothing is to be
             degraded}.
-          key: for what is degraded, the sample of the posterior, timesteps and noise.
+          key: for the choice of degraded samples, the posterior, timesteps and noise.
           step: not used.
 
         Returns: (gradients keyed as `params`, metrics).
@@ -190,8 +189,7 @@ class DenoisingObjective:
 
     @takes_uint8
     def preview(self, params, frozen, batch):
-        """Images [B, H, W, 3] whose latents, under noise that is always the same, were cleaned in
-        one step at `PREVIEW_TIMESTEP`."""
+        """Images [B, H, W, 3] denoised in one step at `PREVIEW_TIMESTEP`, from fixed noise."""
         vae = nnx.merge(self.vae, frozen["vae"])
         mean, _, skips = vae.encode(batch["hr"])
         latent = self.scaling * mean
@@ -207,7 +205,7 @@ class DenoisingObjective:
         return vae.decode(predict_clean(noisy, predicted, alpha_bar) / self.scaling, skips)
 
     def _draw_images(self, batch, text, key):
-        """Images [B, H, W, 3], some of them degraded, and the embeddings [B, N, C] that say so."""
+        """Images [B, H, W, 3], some degraded, and the embeddings [B, N, C] that mark them."""
         image = batch["hr"]
         is_degraded = jax.random.bernoulli(key, self.degraded, image.shape[:1])
         if self.degraded:

@@ -58,7 +58,7 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
                 data = batches(config.data, config.seed, start, say, tokenizer=stage.tokenizer)
                 run = {
                     **config.identity(),
-                    # The position in the data means the same only for the same images.
+                    # A position in the data is only valid for the same images.
                     "pictures": data.fingerprint,
                     "frozen": _fingerprint(frozen),
                     **stage.read,
@@ -118,7 +118,9 @@ def _run_steps(
                 step_fn, needed = compile_step(stage, config, mesh, (state, frozen, batch, key))
                 _tell_memory((state, frozen), needed, say)
             state, metrics = step_fn(state, frozen, batch, key)
-            done += 1  # at once: what fails from here on saves the new state under its own step
+            done += (
+                1  # before anything can fail: a save after an error must name the new state's step
+            )
             # The metrics of the previous step are fetched while the device computes this one.
             if pending is not None:
                 _read(log, pending, config, waited)
@@ -128,8 +130,8 @@ def _run_steps(
                 done % config.validation.every == 0 or done == config.steps
             )
             if validated or checkpoints.due(done) or done == config.steps:
-                # Metrics are written before the checkpoint of their step: a run that is killed in
-                # between does the step again, and no record is missing.
+                # Metrics before the checkpoint of their step: a run killed in between repeats the
+                # step, so no record is lost.
                 _read(log, pending, config, waited)
                 pending, waited = None, 0.0
                 with log.pause():
@@ -139,8 +141,8 @@ def _run_steps(
         if pending is not None:  # a signal ended the loop
             _read(log, pending, config, waited)
     except UserError:
-        # The state is good: what failed is data, disk or the loss. Keep as much as can be kept.
-        # Several processes can only save together, and here one may have failed alone.
+        # The state is good: data, disk or the loss failed. Save it. Several processes can only
+        # save together, and one may have failed alone.
         if jax.process_count() == 1:
             with contextlib.suppress(UserError):
                 checkpoints.save(done, state, run, force=True)
@@ -157,9 +159,9 @@ def _tell_memory(held: Tree, needed: int | None, say: Callable[[str], None]) -> 
 
 
 def _read(log: MetricsLog, record: StepRecord, config: TrainConfig, waited: float) -> None:
-    """Fetches the metrics of a step, logs them when they are due, and stops a hopeless run.
+    """Fetches the metrics of a step, logs them when they are due, and stops a diverged run.
 
-    `waited` is how long batches took since the step before was read, in seconds.
+    `waited` is the time spent waiting for batches since the previous step was read, in seconds.
     """
     values = {name: float(value) for name, value in jax.device_get(record.metrics).items()}
     log.finished(record.step, values, config.data.batch_size, waited)
@@ -174,7 +176,7 @@ def _read(log: MetricsLog, record: StepRecord, config: TrainConfig, waited: floa
 
 
 def _inputs(batch: dict[str, np.ndarray], stage: Stage) -> dict[str, np.ndarray]:
-    """What a stage needs of a batch."""
+    """The arrays of a batch that a stage reads."""
     missing = [name for name in stage.inputs if name not in batch]
     if missing:
         raise UserError(
@@ -192,7 +194,7 @@ def _trained_names(stage: Stage) -> list[str]:
 def _tell_trained(
     stage: Stage, params: dict[str, Tree], listing: Path, say: Callable[[str], None]
 ) -> None:
-    """Sums up what is trained; `listing` is where all names are."""
+    """Prints a summary of the trainable parameters; `listing` is the file with all names."""
     for network, tree in params.items():
         names = stage.trained[network]
         parts = collections.Counter(_part(name) for name in names)
@@ -227,8 +229,8 @@ def _fingerprint(tree: Tree) -> str:
 class _StopSignal:
     """Remembers SIGTERM and SIGINT, so that the loop can save before it ends.
 
-    With several processes a SIGTERM to any of them is caught by jax.distributed, which lets all
-    stop after the same step; one that stopped alone would leave the others waiting for it.
+    With several processes a SIGTERM to any of them is caught by jax.distributed, which stops all of
+    them after the same step; one that stopped alone would leave the others waiting.
     """
 
     def __init__(self):
@@ -253,7 +255,7 @@ class _StopSignal:
     def __enter__(self) -> "_StopSignal":
         def ask(number, _):
             self._number = number
-            if jax.process_count() > 1:  # hand it on as the signal that all processes watch
+            if jax.process_count() > 1:  # pass it on as the signal that all processes watch
                 signal.raise_signal(signal.SIGTERM)
 
         self._before = {s: signal.signal(s, ask) for s in self._signals}

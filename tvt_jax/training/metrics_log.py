@@ -37,8 +37,8 @@ class MetricsLog:
 
     Args:
       workdir: folder of the run.
-      start: number of steps done already; what was logged after them (by a run that died before
-        its next checkpoint) is dropped.
+      start: number of steps done already; later records (of a run that died before its next
+        checkpoint) are dropped.
       steps: length of the run.
       quiet: no progress bar.
       write: write files; false in all processes of a run but one.
@@ -80,7 +80,7 @@ class MetricsLog:
             self._file.close()
             self._board.close()
         except OSError as error:
-            if kind is None:  # else what went wrong first is more telling
+            if kind is None:  # else the first error is the one to show
                 raise self._error(error) from error
 
     def finished(self, step: int, metrics: dict[str, float], images: int, waited: float) -> None:
@@ -90,7 +90,7 @@ class MetricsLog:
           step: its number.
           metrics: its scalars.
           images: its batch size.
-          waited: seconds since the step before in which there was no batch to go on with.
+          waited: seconds spent waiting for batches since the previous step.
         """
         now = time.perf_counter()
         if self._clock is not None:  # the first step's time is mostly compilation
@@ -102,7 +102,7 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """What is done inside does not count towards speed."""
+        """Time inside the block does not count towards speed."""
         start = time.perf_counter()
         yield
         if self._clock is not None:
@@ -162,7 +162,7 @@ class _Board:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
-        # Makes TensorBoard drop what a run that died had written after this step.
+        # Makes TensorBoard drop what a killed run wrote after this step.
         restart = SessionLog(status=SessionLog.START)
         self._writer.write_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
 
@@ -189,7 +189,7 @@ class _Board:
 
 
 def _peak_memory() -> int:
-    """Bytes at the highest so far: of the first device, or of the process on the CPU."""
+    """Peak memory in bytes: of the first device, or of the process on the CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]

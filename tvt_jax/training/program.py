@@ -1,4 +1,4 @@
-"""A run as a compiled program: its stage, its arguments on the devices, its step."""
+"""A run as a compiled program: its stage, its arrays on the devices, its step."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def make_stage(config: TrainConfig) -> tuple[Stage, dict[str, Tree], dict[str, T
 
 
 def check_batch(config: TrainConfig, mesh: Mesh) -> None:
-    """Raises UserError where the devices cannot share a batch evenly."""
+    """Raises UserError if the batch does not divide evenly over the devices."""
     parts = mesh.size * config.accumulate
     if config.data.batch_size % parts:
         raise UserError(
@@ -74,8 +74,8 @@ def compile_step(
     Args:
       arguments: (state, frozen, batch, key), on the devices. The state is donated.
 
-    Returns: (the step, bytes on each device that it needs on top of its arguments; None where the
-      platform does not tell).
+    Returns: (the step, bytes per device that it needs beyond its arguments; None where the platform
+      does not report it).
     Raises:
       UserError: it does not fit the memory of a device.
     """
@@ -96,7 +96,7 @@ def device_bytes(tree: Any) -> int:
 
 
 def _less_memory(config: TrainConfig) -> str:
-    """What makes a training step smaller and is not done yet."""
+    """The settings that would reduce memory and are not in use yet."""
     ways = ["lower `config.data.batch_size`", "raise `config.accumulate` or `config.mesh.fsdp`"]
     if not config.remat:
         ways.append("set `config.remat=true`")

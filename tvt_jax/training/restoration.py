@@ -3,11 +3,11 @@
     LR -> VAE encoder -> UNet (t = 1, text) -> clean latent -> VAE decoder -> SR
     loss: mean squared error + LPIPS + variational score distillation (VSD)
 
-VSD compares what two UNets see in the noised latent: the teacher, Stable Diffusion as it is, and
-the critic, which learns with every step what the generator makes. The weights of Stable Diffusion's
-UNet are held once and read by all three; the generator and the critic add their adapters, and the
-generator its layers for the doubled resolution. The generator's and the critic's gradients are
-taken at the same parameters.
+VSD compares the predictions of two UNets for the noised latent: the teacher, unchanged Stable
+Diffusion, and the critic, which is trained at every step on what the generator makes. All three
+share one copy of the weights of Stable Diffusion's UNet; the generator and the critic add their
+adapters, and the generator its layers for the doubled resolution. The gradients of generator and
+critic are taken at the same parameters.
 Source: paper section 3.3; OSEDiff (`osediff.py`, `train_osediff.py`).
 """
 
@@ -58,7 +58,7 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
     sd, dtype = Path(config.sd), jnp.dtype(config.dtype)
     scheduler = read_scheduler_config(sd)
     text = load_text(sd, dtype)
-    # The pixels go through the VAE and LPIPS: float32, as in the release.
+    # VAE and LPIPS work on pixels, in float32 as in the release.
     vae_folder = network_folder(Path(config.vae), "vae")
     vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
     vae_graph, vae_adapters, vae_params, vae_names = with_vae_adapters(vae, config)
@@ -111,14 +111,14 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
         preview_of="lr",
         tokenizer=str(text.tokenizer or ""),
     )
-    # To the host: the loop places them, and nothing else may keep them on a device.
+    # Host arrays: the loop places them, and no other reference keeps them on a device.
     return stage, jax.device_get(params), jax.device_get(frozen)
 
 
 def _exporter(config: RestorationTrainConfig, generator: Generator, vae_folder: Path) -> Callable:
-    """Returns the stage's `export`: it writes a model folder that `infer` takes at once.
+    """Returns the stage's `export`, which writes a model folder for `infer`.
 
-    Frozen weights come from the files that they were read from, with all their digits.
+    Frozen weights are copied from their files, so they keep the files' precision.
     """
 
     def export(params, frozen, folder: Path) -> None:
@@ -144,7 +144,7 @@ def _to_teacher(teacher: int, generator: int) -> np.ndarray | None:
 
 @dataclasses.dataclass(frozen=True)
 class RestorationObjective:
-    """What stage 3 minimises: its networks' structure, and pure functions of parameters.
+    """The objective of stage 3: its networks' structure, and pure functions of parameters.
 
     Attributes:
       config: of the run.
@@ -152,7 +152,7 @@ class RestorationObjective:
       scaling: factor on latents.
       encode_text: `encode` of the run's `Text`.
       vae: graph for `nnx.merge(vae, adapters, weights)`.
-      generator: likewise of the generator's UNet.
+      generator: likewise for the generator's UNet.
       shared: path of a frozen weight of the generator -> its path in Stable Diffusion's UNet.
       teacher: graph of Stable Diffusion's UNet.
       critic: graph of the same with adapters; None without VSD.
@@ -225,7 +225,7 @@ class RestorationObjective:
     def _restore(self, generator, frozen, lr, context, key):
         """(image [B, H, W, 3] in [-1, 1], clean latent [B, h, w, C], scaled)."""
         vae = nnx.merge(self.vae, generator["vae"], frozen["vae"])
-        # Its frozen weights are its own, and those of Stable Diffusion's UNet.
+        # Frozen weights of the UNet: its own, and those it shares with Stable Diffusion's.
         sd = dict(nnx.to_flat_state(frozen["sd"]))
         weights = dict(nnx.to_flat_state(frozen["unet"]))
         weights |= {path: sd[origin] for path, origin in self.shared.items()}
@@ -248,7 +248,7 @@ class RestorationObjective:
         return restoration_loss(image, target, perceptual, loss.lpips, loss.l2)
 
     def _patches(self, latent):
-        """Cuts [B, h, w, C] into what the teacher reads, [B * patches, p, p, C], row by row."""
+        """Cuts [B, h, w, C] into the teacher's patches, [B * patches, p, p, C], row by row."""
         if self.to_teacher is not None:
             latent = latent @ self.to_teacher.T
         side, (batch, height, width, channels) = self.config.loss.patch, latent.shape
@@ -257,7 +257,7 @@ class RestorationObjective:
         return jnp.moveaxis(cut, 3, 2).reshape(-1, side, side, channels)
 
     def _judge(self, adapters, frozen, patches, context, negative, key):
-        """(clean latents that the critic sees, those that the teacher sees), both like `patches`.
+        """(the critic's prediction of the clean latents, the teacher's), both like `patches`.
 
         No gradient flows through them.
         """
@@ -270,7 +270,7 @@ class RestorationObjective:
 
         def judge(latent, t, prompt):
             fake = critic(latent, t, prompt)
-            # Both passes of the teacher as one batch.
+            # The teacher's two passes, for guidance, as one batch.
             both = jnp.concatenate([jnp.broadcast_to(negative, prompt.shape), prompt])
             without, with_text = jnp.split(
                 teacher(jnp.concatenate([latent] * 2), jnp.concatenate([t] * 2), both), 2
@@ -282,7 +282,7 @@ class RestorationObjective:
         return self._by_groups(judge, noisy, timesteps, prompts)
 
     def _critic_loss(self, adapters, frozen, patches, context, key):
-        """Mean squared error of the noise that the critic predicts in what the generator made."""
+        """Mean squared error of the critic's noise prediction on the generator's latents."""
         critic = nnx.merge(self.critic, adapters, frozen["sd"])
         noisy, noise, timesteps = self._noised(
             jax.lax.stop_gradient(patches), key, 0, len(self.alpha_bar)
@@ -293,14 +293,14 @@ class RestorationObjective:
     def _by_groups(self, function, *arrays):
         """Applies a function of arrays [patches, ...] to as many patches at a time as configured.
 
-        Its gradient goes by the same groups, and computes each again.
+        The backward pass goes by the same groups and recomputes each.
         """
         count = arrays[0].shape[0]
         at_once = min(self.config.loss.patches_at_once or count, count)
         if at_once == count:
             return function(*arrays)
         groups = jax.tree.map(
-            # Group i takes every n-th patch, so that no patch leaves its device.
+            # Group i takes every n-th patch, so patches stay on their device.
             lambda x: jnp.moveaxis(x.reshape(at_once, count // at_once, *x.shape[1:]), 1, 0),
             arrays,
         )

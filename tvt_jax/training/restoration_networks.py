@@ -1,7 +1,7 @@
 """The networks that stage 3 trains: the generator's UNet, the critic, the adapters of the VAE.
 
-Each comes as a graph with its trained and its frozen parameters apart, for a pure function to put
-together; the frozen ones of the UNets are Stable Diffusion's wherever they can be.
+Each is a graph with trained and frozen parameters apart, to be merged inside a pure function. The
+UNets share Stable Diffusion's frozen parameters wherever they are equal.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from tvt_jax.weights.tensor_files import Tensors
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
-    """The generator's UNet with its adapters: what is known about it. Its weights are apart.
+    """The generator's UNet with its adapters: everything but its weights.
 
     Attributes:
       config: of the UNet.
@@ -47,7 +47,7 @@ class Generator:
     lora: LoRAConfig
 
     def shares(self, base: Network, own: Tree) -> str:
-        """How much of the frozen weights is Stable Diffusion's, in words; `own` are the others."""
+        """A note on how many frozen weights are Stable Diffusion's; `own` are the others."""
         whole, own = num_parameters(base.params), num_parameters(own)
         flat = dict(nnx.to_flat_state(base.params))
         read = sum(flat[path].size for path in self.shared.values())
@@ -57,7 +57,7 @@ class Generator:
         return f"{text}."
 
     def trained_tensors(self, trained: Tree) -> tuple[Tensors, Adapters]:
-        """Its state dict with what was trained in full, and its adapters."""
+        """(state dict with the parameters trained in full, adapters)."""
         table = torch_tensors(abstract_network("unet", self.config))
         full, adapters = split_trained_params(trained, table, self.lora)
         return self.tensors.updated(full), adapters
@@ -73,8 +73,8 @@ def make_generator(
       latent_channels: of the VAE.
       config: of the run.
 
-    Returns: (the generator; its trained parameters, float32: adapters, and the parts that are
-      trained in full; frozen weights that Stable Diffusion's UNet does not have).
+    Returns: (the generator; its trained parameters, float32: adapters and parts trained in full;
+      frozen weights that Stable Diffusion's UNet does not have).
     Raises:
       UserError: `config.unet` does not fit, or `config.trained` names parts that it does not have.
     """
@@ -108,7 +108,7 @@ def make_generator(
     def state(flat: dict) -> Tree:
         return nnx.as_pure(nnx.from_flat_state(flat))
 
-    # Adapters have their values already.
+    # Adapters are initialised already.
     values = {p: read(p, np.float32) if p in table else x for p, x in nnx.to_flat_state(trained)}
     own = {p: read(p, base.dtype) for p, _ in nnx.to_flat_state(frozen) if p not in shared}
     names = tuple(f"unet.{name}" for name in names)
@@ -117,7 +117,7 @@ def make_generator(
 
 
 def make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.GraphDef, Tree, tuple]:
-    """Gives Stable Diffusion's UNet the critic's adapters.
+    """Adds the critic's adapters to Stable Diffusion's UNet.
 
     Returns: (graph for `nnx.merge(graph, adapters, Stable Diffusion's weights)`, adapters, names).
     """
@@ -128,7 +128,7 @@ def make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.Grap
 
 
 def with_vae_adapters(vae: Network, config: RestorationTrainConfig) -> tuple:
-    """Gives the VAE's encoder its adapters, where `config` has any.
+    """Adds adapters to the VAE's encoder, if `config` has any.
 
     Returns: (graph, adapters, the VAE's weights, names of the adapters' parameters).
     """
@@ -147,7 +147,7 @@ def vae_lora(config: RestorationTrainConfig) -> LoRAConfig:
 def check_fit(
     config: RestorationTrainConfig, base: Network, vae: Network, text_width: int, timesteps: int
 ) -> None:
-    """Networks and settings must fit each other; raises UserError."""
+    """Raises UserError where networks and settings do not fit each other."""
     if text_width != base.config.cross_attention_dim:
         raise UserError(
             f"the text embedding in `config.sd={config.sd}` is {text_width} wide, its UNet wants "

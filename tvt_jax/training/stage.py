@@ -1,4 +1,4 @@
-"""A training stage as the loop sees it: functions and facts, no weights."""
+"""A training stage as the loop sees it: functions and metadata, no weights."""
 
 import dataclasses
 import functools
@@ -21,16 +21,16 @@ Tree = Any
 class Stage:
     """A training stage, as the loop sees it.
 
-    Its parameters travel beside it, in two trees keyed by network: `params` are trained, `frozen`
-    are read and never change. `make_stage` of a stage's module makes all three.
+    Its parameters are passed beside it, in two trees keyed by network: `params` are trained,
+    `frozen` never change. `make_stage` of a stage's module returns all three.
 
     Attributes:
       optim: the optimizer's settings of each trained network ("vae", "discriminator").
       gradients: pure function (params, frozen, batch, key, step) -> (gradients keyed as `params`,
         metrics). Metrics are float32 scalars with the total under "loss". Images of a batch are
         [B, H, W, 3] uint8, or float32 in [-1, 1].
-      preview: pure function (params, frozen, batch) -> images [B, H, W, 3] float32, what the
-        networks make of a validation batch.
+      preview: pure function (params, frozen, batch) -> images [B, H, W, 3] float32, the networks'
+        output for a validation batch.
       exports: networks that are the run's result.
       export: writes them to a folder, (their params, their frozen parameters, folder); host arrays.
       result: where in the run's folder the result goes.
@@ -38,10 +38,10 @@ class Stage:
       read: settings that were read from the networks' folders, JSON values by dotted name; a
         resumed run must read the same.
       notes: lines for the user.
-      inputs: what it needs of a batch.
-      without_lr: end of the error message for a run that lacks low resolution: another way out.
-      preview_of: which image of a batch `preview` works on.
-      tokenizer: folder of the tokenizer that makes "tokens" of a batch's prompts; empty: none.
+      inputs: the arrays of a batch that it reads.
+      without_lr: advice appended to the error message for a run without low resolution.
+      preview_of: the image of a batch that is the input of `preview`.
+      tokenizer: folder of the tokenizer for a batch's prompts; empty: none.
     """
 
     optim: Mapping[str, OptimConfig]
@@ -60,7 +60,7 @@ class Stage:
 
 
 def takes_uint8(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets a stage's method take images as uint8: a quarter of the bytes on the way to the device.
+    """Lets a stage's method take images as uint8: a quarter of the bytes to transfer.
 
     Args:
       function: method (self, params, frozen, batch, ...) that takes images as float32 in [-1, 1].
@@ -77,11 +77,11 @@ def takes_uint8(function: Callable[..., Any]) -> Callable[..., Any]:
 def split_trained(
     module: nnx.Module, parts: tuple[str, ...]
 ) -> tuple[nnx.GraphDef, Tree, Tree, tuple[str, ...]]:
-    """Separates trained from frozen parameters: adapters, and parts by their names.
+    """Separates trained parameters (adapters, and parts by name) from frozen ones.
 
     Args:
       module: the network, real or abstract. Its low-rank adapters are trained.
-      parts: dotted prefixes of what else is, for example "encoder" or "decoder.conv_out".
+      parts: dotted prefixes of what else is trained, for example "encoder" or "decoder.conv_out".
 
     Returns: (graph for `nnx.merge(graph, trained, frozen)`, trained, frozen, trained names).
     Raises:

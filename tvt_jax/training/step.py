@@ -1,7 +1,7 @@
 """One update of everything that a stage trains: a pure function, compiled once.
 
-The stage computes gradients; what is done with them is the same for every stage: accumulation over
-parts of the batch, a check that they are finite, clipping and Adam, a moving average.
+The stage computes gradients; the rest is the same for every stage: accumulation over micro-batches,
+a check that they are finite, clipping, Adam and a moving average.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class TrainState:
 
     @property
     def best(self) -> dict[str, Tree]:
-        """The parameters, with the average in place of those that have one."""
+        """The parameters, replaced by their moving average where there is one."""
         return {**self.params, **self.ema}
 
 
@@ -51,7 +51,7 @@ def init_state(stage: Stage, params: dict[str, Tree], config: TrainConfig) -> Tr
     Args:
       stage: of the run.
       params: its trained parameters at step 0.
-      config: of the run: its length, for the learning rate, and whether it keeps an average.
+      config: of the run: its length (for the learning rate) and the average's decay.
     """
     averaged = stage.exports if config.ema_decay else ()
     return TrainState(
@@ -72,7 +72,7 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
-    if not warmup:  # optax's would stay at 0
+    if not warmup:  # optax's linear schedule would stay at 0
         return optax.constant_schedule(peak)
     return optax.warmup_constant_schedule(0.0, peak, warmup)
 
@@ -98,8 +98,8 @@ def make_step(
     """Returns the update of a stage.
 
     Returns: pure function (state, frozen, batch, key) -> (state, metrics). `key` is the run's; the
-      step's own follows from it. An update with a loss or a gradient that is not finite leaves
-      parameters, moments and average as they are and is counted. Metrics: those of the stage, and
+      step's own is folded from it. An update whose loss or gradients are not finite leaves
+      parameters, moments and average unchanged and is counted. Metrics: those of the stage, and
       "grad_norm/NAME" (before clipping) and "learning_rate/NAME" of each network, "skipped",
       "skipped_in_row".
     """
@@ -156,17 +156,17 @@ def make_step(
 
 
 def accumulated(gradients: Callable[..., Any], parts: int) -> Callable[..., Any]:
-    """Computes gradients on parts of the batch, one after the other, and averages them.
+    """Averages the gradients of micro-batches, computed one after the other.
 
     Args:
       gradients: as in `Stage`.
-      parts: how many; divides the batch.
+      parts: number of micro-batches; divides the batch.
     """
     if parts == 1:
         return gradients
 
     def run(params, frozen, batch, key, step):
-        # Part i takes every parts-th sample, so that no sample leaves its device.
+        # Micro-batch i takes every parts-th sample, so samples stay on their device.
         split = jax.tree.map(
             lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0),
             batch,

@@ -4,10 +4,10 @@ stage 1       image -> frozen teacher's encoder -> decoder (trained)     L1 + LP
 stage 2       image -> encoder (trained) -> frozen decoder               L1 + LPIPS
 pre-training  image -> encoder -> decoder, both trained                  L1 + LPIPS + KL + GAN
 
-Which of them a run is follows from its configuration: whose latents are decoded, what is trained,
+The configuration decides which of them a run is: whose latents are decoded, what is trained,
 which terms the loss has. Generator and discriminator share one forward pass: the discriminator's
 gradient is taken at the generator's parameters before their update, where latent diffusion's code
-computes the reconstruction once more after it.
+computes the reconstruction again after it.
 Source: paper section 3.2; latent diffusion's `LPIPSWithDiscriminator`.
 """
 
@@ -76,8 +76,8 @@ def make_stage(config: VAETrainConfig) -> tuple[Stage, dict[str, Tree], dict[str
     )
 
     def export(params, frozen, folder: Path) -> None:
-        """Writes the whole VAE as a diffusers folder, with the encoder that it started with where
-        that was not trained (stage 1)."""
+        """Writes the whole VAE as a diffusers folder; an encoder that was not trained (stage 1) is
+        the initial one."""
         whole = nnx.as_pure(nnx.state(nnx.merge(graph, params["vae"], frozen["vae"])))
         save_network(folder, "vae", config.vae, params_to_torch(model, whole), "float32")
 
@@ -90,7 +90,7 @@ def make_stage(config: VAETrainConfig) -> tuple[Stage, dict[str, Tree], dict[str
         result=Path("model") / "vae",
         trained=trained_names,
     )
-    # To the host: the loop places them, and nothing else may keep them on a device.
+    # Host arrays: the loop places them, and no other reference keeps them on a device.
     return stage, jax.device_get(params), jax.device_get(frozen)
 
 
@@ -98,7 +98,7 @@ def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable
     """The teacher as (function (params, image) -> mean, log-variance, features; its parameters).
 
     A teacher that compresses more than the VAE reads the enlarged image, so that its latent has the
-    VAE's resolution (paper, equation 1); one with fewer channels has them interpolated (S3).
+    VAE's resolution (paper, equation 1); one with fewer channels gets them interpolated (S3).
     """
     ratio, left = divmod(teacher.config.downsampling, config.vae.downsampling)
     if left or ratio < 1:
@@ -108,7 +108,7 @@ def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable
         )
     module, channels = teacher(teacher.params), config.vae.latent_channels
     interpolate = teacher.config.latent_channels != channels
-    del module.decoder, module.post_quant_conv  # their memory is not needed
+    del module.decoder, module.post_quant_conv  # frees their memory
     graph, params = nnx.split(module)
 
     def encode(params, image):
@@ -127,7 +127,7 @@ def _teacher_encoder(teacher: Network, config: VAETrainConfig) -> tuple[Callable
 
 @dataclasses.dataclass(frozen=True)
 class VAEObjective:
-    """What a VAE's training minimises: its networks' structure, and pure functions of parameters.
+    """The objective of a VAE's training: its networks' structure, and pure functions of parameters.
 
     Attributes:
       config: of the run.
@@ -155,7 +155,7 @@ class VAEObjective:
           frozen: {"vae": the rest of the VAE, and "teacher", "lpips" where they are used}.
           batch: {"hr": [B, H, W, 3] float32 in [-1, 1]}.
           key: for the sample of the posterior.
-          step: number of the step, for the discriminator's start.
+          step: number of the step; decides whether the discriminator has started.
 
         Returns: (gradients keyed as `params`, metrics).
         """
@@ -193,7 +193,7 @@ class VAEObjective:
         return vae.encode
 
     def _features(self, trained, frozen, image, key):
-        """((features [B, H, W, C] before the last convolution, it, loss of the latents), parts)."""
+        """((features [B, H, W, C], the last convolution, loss of the latents), parts)."""
         loss, parts, total = self.config.loss, {}, jnp.float32(0.0)
         vae = nnx.merge(self.graph, trained, frozen["vae"])
         mean, logvar, skips = self._encoder(vae, frozen)(image)
@@ -218,7 +218,7 @@ class VAEObjective:
         return reconstruction_loss(output, image, perceptual, self.config.loss.lpips)
 
     def _with_discriminator(self, params, features, last, output, image, cotangent):
-        """Adds the adversarial term to the gradient of the output, and trains its judge."""
+        """Adds the adversarial term to the output's gradient; also returns the discriminator's."""
 
         def judge(params, images):
             return nnx.merge(self.discriminator, params)(images)
@@ -238,7 +238,7 @@ class VAEObjective:
         return cotangent + weight * towards_real, grads, weight * generator, parts
 
     def _before_discriminator(self, *arguments):
-        """The same shapes, without the work."""
+        """What `_with_discriminator` returns, before the discriminator has started: zeros."""
         _, grads, adversarial, parts = jax.tree.map(
             lambda shape: jnp.zeros(shape.shape, shape.dtype),
             jax.eval_shape(self._with_discriminator, *arguments),

@@ -16,7 +16,7 @@ from tvt_jax.weights.lpips import load_lpips
 
 
 class Validation:
-    """Measures a stage's preview on a folder of photographs.
+    """Measures a stage's output on a folder of photographs.
 
     Args:
       stage: with its `preview`.
@@ -54,7 +54,7 @@ class Validation:
         """
         values, shown = [], []
         preview_of = self._stage.preview_of
-        # One photograph for each device at a time, so that all batches have one shape.
+        # One photograph per device at a time: a single batch shape, a single compilation.
         size = self._mesh.size
         for first in range(0, len(self._samples), size):
             samples = self._samples[first : first + size]

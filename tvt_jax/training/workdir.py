@@ -1,4 +1,4 @@
-"""The folder of a run: made, checked, and kept to one run at a time."""
+"""The folder of a run: created, checked, and locked against a second run."""
 
 import contextlib
 import fcntl
@@ -12,10 +12,10 @@ from tvt_jax.errors import UserError
 
 @contextlib.contextmanager
 def own_workdir(workdir: Path) -> Iterator[None]:
-    """Makes the folder of a run, and keeps other runs out of it until the block ends.
+    """Creates the folder of a run and locks it against other runs until the block ends.
 
-    The processes of a run share the folder; the first of them holds the lock. The system releases
-    it when that process ends, however it ends.
+    The processes of a run share the folder; the first of them holds the lock, which the system
+    releases however that process ends.
 
     Raises:
       UserError: another run is using the folder, or it cannot be written.

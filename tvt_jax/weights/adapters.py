@@ -1,4 +1,4 @@
-"""Low-rank adapters as PyTorch has them: merged into a state dict, or in a file of their own.
+"""Low-rank adapters in PyTorch's layout: merged into a state dict, or in a file of their own.
 
 The file is diffusers' `pytorch_lora_weights.safetensors`, beside the weights of its network:
 
@@ -41,7 +41,7 @@ class Adapters:
 
 
 def merged_tensors(base: Tensors, *adapters: Adapters) -> Tensors:
-    """Adds adapters to the weights of a state dict, each when it is read."""
+    """Adds adapters to the weights of a state dict, lazily."""
 
     def read(name: str) -> np.ndarray:
         value = base[name]
@@ -94,7 +94,7 @@ def save_adapters(folder: Path, prefix: str, adapters: Adapters) -> None:
 
     Args:
       folder: the network's own folder.
-      prefix: what diffusers puts before the names: "unet".
+      prefix: diffusers' prefix of the names: "unet".
 
     Raises:
       UserError: the disk is full or the folder cannot be written.
@@ -113,7 +113,7 @@ def save_adapters(folder: Path, prefix: str, adapters: Adapters) -> None:
 
 
 def load_adapters(folder: Path, prefix: str, base: Tensors) -> Adapters:
-    """Reads the adapters that a network's folder has beside its weights; there may be none.
+    """Reads the adapters beside a network's weights, if there are any.
 
     Args:
       folder: the network's own folder.

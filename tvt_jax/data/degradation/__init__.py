@@ -3,8 +3,8 @@
     recipe = draw_recipe(config, rng, height, width)    # everything random
     lr, conditioning = degrade(image, recipe)           # nothing random
 
-A recipe is the list of operations with all their parameters, the seeds of the noise among them: the
-same image and recipe give the same bytes again on the same machine. Only numpy, OpenCV and scipy's
+A recipe is the list of operations with all their parameters, including the seeds of the noise: the
+same image and recipe give the same bytes on the same machine. Only numpy, OpenCV and scipy's
 special functions are used, no jax: it runs in worker processes.
 
 OpenCV spreads its work over threads. Where every core has a worker process already, call

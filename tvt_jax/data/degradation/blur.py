@@ -1,4 +1,4 @@
-"""Correlation of an image with a kernel, by whichever way is quickest for that kernel."""
+"""Correlation of an image with a kernel, by the fastest method for that kernel."""
 
 import cv2
 import numpy as np
@@ -6,8 +6,8 @@ import numpy as np
 _BORDER = cv2.BORDER_REFLECT_101  # mirrored, the edge pixel not repeated
 _NEGLIGIBLE = 1e-7  # in a kernel that sums to 1
 _ROUNDING = 1e-12  # of a kernel that is the product of a column and a row, in float64
-# Up to this many values a direct sum is quicker than a Fourier transform; OpenCV switches there to
-# a transform of its own, three times slower than the one below.
+# Up to this many values a direct sum is faster than a Fourier transform. Beyond it OpenCV switches
+# to a transform of its own, three times slower than the one below.
 _DIRECT_VALUES = 129
 
 
@@ -16,7 +16,7 @@ def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
     Args:
       image: [H, W, 3] float32; both sides longer than half the kernel.
-      kernel: [K, L] float, K and L odd; kernels of float64 can be recognised as separable.
+      kernel: [K, L] float, K and L odd; separable kernels are recognised in float64.
 
     Returns: [H, W, 3] float32; where nothing changes, the image itself. Accurate to about 1e-6.
     Source: BasicSR `filter2D`.

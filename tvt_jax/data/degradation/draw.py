@@ -25,7 +25,7 @@ _Size = tuple[int, int]  # height, width
 
 
 def smallest_side(config: DegradationConfig) -> int:
-    """The shortest side of an image, px, that mirrored borders allow whatever is drawn.
+    """The shortest side of an image, px, for which mirrored borders always work.
 
     A kernel reaches `max(kernel_sizes) // 2` px past the border and the image must be longer than
     that: at its full size, after the strongest first reduction, and at the low resolution.
@@ -44,7 +44,7 @@ def draw_recipe(
 
     Args:
       config: the distributions, validated.
-      rng: the only source of randomness; it moves on.
+      rng: the only source of randomness; it advances.
       height, width: of the high resolution, multiples of `config.scale` and at least
         `smallest_side(config)`.
 
@@ -120,7 +120,7 @@ class _Draw:
         return self._rng.uniform(1, high) if direction == "up" else self._rng.uniform(low, 1)
 
     def resize(self, before: _Size, after: _Size, scale: float = 0.0) -> Resize:
-        """A mode of resizing, drawn even where the size stays."""
+        """A mode of resizing, drawn even if the size does not change."""
         mode = MODES[self._rng.integers(len(MODES))]
         if mode == "area" and self._config.smooth_area_enlargement and after > before:
             mode = "bilinear"

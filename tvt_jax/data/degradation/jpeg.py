@@ -28,8 +28,8 @@ _RGB_TO_YCBCR = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
 _YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
-# With the ranges 0..1 to 0..255 and the shift of the luma to -128..127 in a fourth column. The
-# shift of the chroma that the reference adds, it also takes away.
+# Scales 0..1 to 0..255 and shifts luma to -128..127 (fourth column). The reference's shift of
+# chroma cancels out.
 _FROM_RGB = np.column_stack([255 * _RGB_TO_YCBCR, [-128, 0, 0]]).astype(np.float32)
 _TO_RGB = np.column_stack([_YCBCR_TO_RGB / 255, [128 / 255] * 3]).astype(np.float32)
 
@@ -77,7 +77,7 @@ def diffjpeg(image: np.ndarray, quality: float) -> np.ndarray:
 def _quantise(plane: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Rounds the cosine coefficients of the 8x8 blocks of a plane to multiples of `steps`."""
     height, width = plane.shape
-    # One product a row of blocks: larger ones would make BLAS start its threads.
+    # One product per row of blocks: larger ones would make BLAS start threads.
     blocks = (height // 8, width, 8)
     plane = np.matmul(plane.reshape(blocks), _COSINES.T)
     plane = np.matmul(_COSINES, plane.reshape(-1, 8, width))

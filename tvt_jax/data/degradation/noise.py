@@ -71,15 +71,15 @@ def add_noise(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 def standard_normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal numbers by Box and Muller's formula, four times quicker than `Generator`'s.
+    """Normal numbers by the Box-Muller transform, four times faster than `Generator`'s.
 
-    Returns: float32 of any shape; none is beyond 6.8, where a true one is 1 in 10^11 times.
+    Returns: float32 of any shape; truncated at 6.8 (probability 1e-11).
     """
     count = int(np.prod(shape))
     pairs = -(-count // 2)
     bits = _random_bits(seed, 2 * pairs).reshape(2, 1, pairs)
     radius = np.multiply(bits[0], np.float32(2**-32), dtype=np.float32)
-    radius += np.float32(2**-33)  # the logarithm of 0 is not wanted
+    radius += np.float32(2**-33)  # avoids log(0)
     cv2.log(radius, dst=radius)
     radius *= -2
     cv2.sqrt(radius, dst=radius)

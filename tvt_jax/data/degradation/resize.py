@@ -25,7 +25,7 @@ def resize(
     Source: `torch.nn.functional.interpolate` with align_corners=False, and with
       recompute_scale_factor=None where `scale` is given.
     """
-    # PyTorch samples between the pixels of an image that keeps its size in bicubic alone.
+    # At unchanged size only PyTorch's bicubic samples between pixels.
     if image.shape[:2] == (height, width) and (mode != "bicubic" or scale in (None, 1.0)):
         return image
     if mode == "area":
@@ -39,8 +39,8 @@ def _sample_at(image: np.ndarray, scale: float, interpolation: int) -> np.ndarra
     """Resizes by a factor; the size is rounded up or down."""
     resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
     if resized.shape == image.shape:
-        # OpenCV copies where the rounded size is the old one, even if the factor is not 1. So one
-        # axis at a time, while the other one is tripled: every third sample there is an old one.
+        # OpenCV copies if the rounded size is unchanged, even if the factor is not 1. So resize one
+        # axis at a time and triple the other: every third sample there is an original one.
         image = cv2.resize(image, None, fx=scale, fy=3, interpolation=interpolation)[1::3]
         resized = cv2.resize(image, None, fx=3, fy=scale, interpolation=interpolation)[:, 1::3]
     return resized
@@ -49,7 +49,7 @@ def _sample_at(image: np.ndarray, scale: float, interpolation: int) -> np.ndarra
 def _mean_of_touched(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if height % image.shape[0] == 0 and width % image.shape[1] == 0:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
-    # Whole rows are quick to fetch, columns are not.
+    # Rows are contiguous, columns are not.
     image = cv2.transpose(_mean_of_touched_rows(image, height))
     return cv2.transpose(_mean_of_touched_rows(image, width))
 

@@ -1,7 +1,7 @@
 """Open photographs for training: taken out of Debian packages, checked, shrunk, and listed.
 
-`assets/photographs/open_photographs.tsv` lists them: Debian package, path in it, licence, what is
-seen, how strongly it is compressed, the scale at which it is sharp, and the SHA-256 of the file.
+`assets/photographs/open_photographs.tsv` lists them: Debian package, path in it, licence, subject,
+bits per pixel, the scale at which it is sharp, and the SHA-256 of the file.
 They come from Debian 12's packages, which apt-get downloads (510 MB) and nothing installs.
 """
 
@@ -28,7 +28,7 @@ from tvt_jax.images import BadImage, decode_image, image_suffixes, write_image
 from tvt_jax.progress import progress
 
 PHOTOGRAPHS = ASSETS / "photographs" / "open_photographs.tsv"
-LIST = "photographs.tsv"  # in the output: what is there and where it comes from
+LIST = "photographs.tsv"  # in the output: the images and their origins
 _RCC_FOLDER = "usr/share/gcompris-qt/rcc"
 _OPAQUE = 250  # of 255
 
@@ -36,7 +36,7 @@ Row = dict[str, str]
 
 
 class Gathered(NamedTuple):
-    """What a run left in its output.
+    """The result of a run.
 
     Attributes:
       photographs: how many are there.
@@ -111,7 +111,7 @@ def gather_photographs(
 
 
 def _checked_pixels(data: bytes | None, row: Row, reserved: list[ReservedImage]) -> np.ndarray:
-    """[H, W, 3] uint8 of a photograph as it is written; raises BadImage if it must not be."""
+    """[H, W, 3] uint8 of a photograph as it is written; raises BadImage if it is not usable."""
     if data is None:
         raise BadImage("the package does not have it")
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
@@ -203,7 +203,7 @@ def largest_rectangle(mask: np.ndarray) -> tuple[int, int, int, int]:
     heights = np.zeros(mask.shape[1], int)
     for bottom, row in enumerate(mask, 1):
         heights = np.where(row, heights + 1, 0)
-        # Columns that wait for a lower one to their right, each with where its rectangle starts.
+        # Columns not yet closed by a lower one to their right, each with its rectangle's start.
         waiting: list[tuple[int, int]] = []
         for right, height in enumerate([*heights.tolist(), 0]):
             start = right
@@ -233,7 +233,7 @@ def _render_texts(
     fonts: Sequence[Path],
     quiet: bool,
 ) -> list[Row]:
-    """Renders the images of text that are not there; each depends on its number alone.
+    """Renders the missing images of text; each depends only on its number.
 
     Returns: rows for the list, of all of them.
     """

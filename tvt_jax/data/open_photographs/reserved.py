@@ -1,4 +1,4 @@
-"""Images that are kept for evaluation, and how to recognise them: nobody trains on them."""
+"""Images reserved for evaluation, and how to recognise them, so that nobody trains on them."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ from tvt_jax.bundled import ASSETS
 from tvt_jax.images import BadImage, decode_image, image_suffixes
 
 RESERVED = ASSETS / "photographs" / "reserved.tsv"
-# Of 128 bits. Photographs that have nothing to do with each other differ in about 64.
+# Of 128 bits. Unrelated photographs differ in about 64.
 MAX_DIFFERENCE = 12
 _MIN_SIDE = 256  # px
 _MAX_FLAT = 0.5  # share of horizontal neighbours that are equal; drawings and screenshots have more

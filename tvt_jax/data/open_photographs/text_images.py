@@ -1,4 +1,4 @@
-"""Images of text for training: cheap fine structure that photographs have little of."""
+"""Images of text for training: fine structure, which photographs have little of."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def text_image(
     top = int(rng.integers(0, 20))
     while True:
         path = fonts[rng.integers(len(fonts))]
-        # Small letters are frequent in photographs, and large ones take more of the image.
+        # Small letters are frequent in photographs, and large ones take up more of the image.
         size = int(np.exp(rng.uniform(*np.log(_FONT_SIZES))))
         if top + size > SIZE:
             break

@@ -17,7 +17,7 @@ def make_manifest(
     failed: list[dict[str, str]],
     duplicates: list[dict[str, str]],
 ) -> dict[str, Any]:
-    """Puts the reports of all shards together.
+    """Combines the reports of all shards.
 
     Args:
       settings: of the preparation, with its `licence`.

@@ -1,7 +1,7 @@
 """Folders of images to shards: the plan and the order of the work.
 
-Every task depends on the plan alone and leaves a file that is complete or absent: any process on
-any machine can do it, and after a kill only the missing ones are done.
+Every task depends only on the plan and writes a file that is complete or absent: any process on any
+machine can do it, and after an interruption only missing files are made.
 
     OUTPUT/plan.json             settings and number of images; exists while work is unfinished
     OUTPUT/work/hashes-*.json    hashes of the files, from which duplicates are found
@@ -99,8 +99,8 @@ def prepare_shards(
       settings: what to do.
       run: who does the tasks: `runners.run_in_processes`, `runners.run_on_beam`, ...
       write: `write_shard`, or the same with a tagger.
-      max_left_out: share of the images that may be damaged or left out by the filters. What was
-        done is kept when there are more, so that a second call with another share ends at once.
+      max_left_out: share of the images that may be damaged or left out by the filters. The
+        work is kept if there are more, so that a second call with another share ends at once.
 
     Returns: the manifest.
     Raises:

@@ -1,6 +1,6 @@
-"""Writing a shard: an ArrayRecord file, and a report of what is in it and what is not.
+"""Writing a shard: an ArrayRecord file, and a report of its content and of what was left out.
 
-A shard depends on its task alone, so any process on any machine may write it, and writing it twice
+A shard depends only on its task, so any process on any machine may write it, and writing it twice
 gives the same bytes. It is finished when its report exists, which is written last.
 """
 
@@ -148,7 +148,7 @@ def write_shard(task: ShardTask, tag_images: TagImages | None = None) -> None:
 def _write_records(path: Path, records: Iterator[Record], report: dict[str, Any]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # One record a group, for random access; images are compressed already.
+    # One record per group, for random access; images are already compressed.
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     try:
         for record in records:
