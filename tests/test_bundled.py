@@ -60,7 +60,7 @@ def test_infer_takes_the_bundled_model_and_says_so(restored, tmp_path, capsys):
     np.testing.assert_array_equal(read_image(tmp_path / "out.png"), restored)
 
 
-def test_demo_prints_figures_and_writes_pictures(restored, tmp_path, capsys):
+def test_demo_prints_figures_and_writes_images(restored, tmp_path, capsys):
     demo(tmp_path)
     out = capsys.readouterr().out
     assert all(word in out for word in ("PSNR", "LPIPS-VGG", "bicubic", "restored", "again in"))

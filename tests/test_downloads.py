@@ -9,7 +9,7 @@ from tvt_jax import downloads
 from tvt_jax.downloads import Wheel, wheel_files
 from tvt_jax.errors import UserError
 
-DATA = {"some_package_x/data/a.png": b"picture", "some_package_x/b.txt": b"text"}
+DATA = {"some_package_x/data/a.png": b"image", "some_package_x/b.txt": b"text"}
 WHEEL = Wheel(
     "some-package-x==1.0", "0" * 64, {k: hashlib.sha256(v).hexdigest() for k, v in DATA.items()}
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.pictures import encode, noise
+from tests.support.image_files import encode, noise
 from tvt_jax.errors import UserError
 from tvt_jax.images import (
     WRITABLE,

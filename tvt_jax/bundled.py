@@ -29,7 +29,7 @@ def use_bundled_photographs(config: TrainConfig) -> None:
     config.log_every, config.checkpoint_every = 10, 50
     config.data = DataConfig(train=str(TRAIN_PHOTOGRAPHS), crop=64, batch_size=8, threads=2)
     config.validation = ValidationConfig(
-        folder=str(HELDOUT_PHOTOGRAPHS), every=250, lpips=False, pictures=4
+        folder=str(HELDOUT_PHOTOGRAPHS), every=250, lpips=False, images=4
     )
 
 

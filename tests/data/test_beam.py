@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pictures import write_pictures
+from tests.support.image_files import write_images
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed; run `make test-beam`")
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +35,7 @@ def files(output):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("in") / "photos", 10, 50, 70)
+    folder = write_images(tmp_path_factory.mktemp("in") / "photos", 10, 50, 70)
     (folder / "copy.png").write_bytes((folder / "003.png").read_bytes())
     (folder / "broken.jpg").write_bytes(b"\xff\xd8")
     return folder

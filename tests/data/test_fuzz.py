@@ -1,4 +1,4 @@
-"""500 damaged, truncated and odd pictures: no crash anywhere, and each is accounted for."""
+"""500 damaged, truncated and odd images: no crash anywhere, and each is accounted for."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.test_pipeline import config
 from tests.data.test_preparation import prepare, records
-from tests.support.pictures import odd_pictures
+from tests.support.image_files import odd_images
 from tvt_jax.data.pipeline import batches
 from tvt_jax.data.preparation.runners import run_in_processes
 from tvt_jax.images import BadImage, decode_image
@@ -19,7 +19,7 @@ CROP = 16
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
     """(folder, content by name)."""
-    folder, files = tmp_path_factory.mktemp("in") / "odd", odd_pictures(COUNT)
+    folder, files = tmp_path_factory.mktemp("in") / "odd", odd_images(COUNT)
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -49,7 +49,7 @@ def test_prepare_accounts_for_each(odd, prepared):
     assert all(len(entry["reason"]) > 3 for entry in manifest["failed"])
 
 
-def test_sound_pictures_are_stored_and_what_is_none_is_not(prepared):
+def test_sound_images_are_stored_and_what_is_none_is_not(prepared):
     stored = set(names([{"name": record.name} for record in records(prepared[0])]))
     sound = """one_pixel.png line.png grey.jpg grey_alpha.png bilevel.png alpha.png alpha.webp
         palette.png palette_transparent.png cmyk.jpg cmyk.tif progressive.jpg animated.gif
@@ -69,7 +69,7 @@ def test_training_meets_no_failure_in_what_was_prepared(prepared):
 
 
 def test_training_on_the_files_accounts_for_each(odd, prepared, tmp_path):
-    """In an epoch every picture is tried once: what is skipped is what cannot be used."""
+    """In an epoch every image is tried once: what is skipped is what cannot be used."""
     files = {name: data for name, data in odd[1].items() if name != "megapixels_100.png"}  # slow
     unusable = set()
     for name, data in files.items():
@@ -84,7 +84,7 @@ def test_training_on_the_files_accounts_for_each(odd, prepared, tmp_path):
 
 
 def read_an_epoch(folder, count):
-    """Reads each picture of a folder at least once; returns the reason for each skipped one."""
+    """Reads each image of a folder at least once; returns the reason for each skipped one."""
     lines = []
     settings = config(folder, crop=CROP, batch_size=10, max_failed=1.0)
     with batches(settings, 0, 0, lines.append, (0, 1)) as stream:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.support.pictures import noise
+from tests.support.image_files import noise
 from tvt_jax.config import PAIR_LAYOUTS
 from tvt_jax.data.pairs import LAYOUTS, folder_pairs, layout_pairs, pair_factor, reduced
 from tvt_jax.images import BadImage, decode_image, encode_png

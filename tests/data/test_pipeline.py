@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.pictures import marks, noise, write_marked_pictures, write_pictures
+from tests.support.image_files import marks, noise, write_images, write_marked_images
 from tvt_jax.config import MILD, QUALITY_WORDS, STRONG, DataConfig, DegradationConfig
 from tvt_jax.data.pipeline import batches, samples
 from tvt_jax.data.preparation.prepare import Settings, prepare_shards
@@ -37,7 +37,7 @@ def assert_equal(got, want):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), 10)
+    return write_images(tmp_path_factory.mktemp("images"), 10)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 # --------------------------------------------------------------------------------------------------
 
 
-def test_crops_are_parts_of_the_pictures_half_of_them_flipped(folder):
+def test_crops_are_parts_of_the_images_half_of_them_flipped(folder):
     sources = [noise(number) for number in range(10)]
     flipped = 0
     for batch in take(20, config(folder)):
@@ -59,8 +59,8 @@ def test_crops_are_parts_of_the_pictures_half_of_them_flipped(folder):
     assert 25 <= flipped <= 55  # 80 fair coins: 40 +- 3.4 standard deviations
 
 
-def contains(picture, crop):
-    views = np.lib.stride_tricks.sliding_window_view(picture, crop.shape)[:, :, 0]
+def contains(image, crop):
+    views = np.lib.stride_tricks.sliding_window_view(image, crop.shape)[:, :, 0]
     corner = (views[:, :, 0, 0] == crop[0, 0]).all(axis=-1)
     return any((views[y, x] == crop).all() for y, x in zip(*np.nonzero(corner), strict=True))
 
@@ -71,7 +71,7 @@ def test_every_position_of_the_crop_occurs(tmp_path):
     assert len(seen) == 2 * 3 * 2  # rows, columns, flip
 
 
-def test_a_picture_of_the_crop_s_size_is_used_whole(tmp_path):
+def test_an_image_of_the_crop_s_size_is_used_whole(tmp_path):
     Image.fromarray(noise(0, 16, 16)).save(tmp_path / "a.png")
     (batch,) = take(1, config(tmp_path))
     want = noise(0, 16, 16)
@@ -98,7 +98,7 @@ def test_threads_and_prefetch_do_not_matter(folder):
 
 def test_entering_anywhere_continues_exactly(tmp_path):
     """The position is the whole state; 130 batches of 4 are more than six epochs."""
-    folder = write_pictures(tmp_path, 80, 20, 20)
+    folder = write_images(tmp_path, 80, 20, 20)
     want = take(130, config(folder))
     for start in (1, 17, 30):
         with batches(config(folder), 0, 0, process=(0, 1)) as stream:
@@ -109,14 +109,14 @@ def test_entering_anywhere_continues_exactly(tmp_path):
         assert_equal(take(100, config(folder), start=position), want[start : start + 100])
 
 
-def test_other_pictures_have_another_fingerprint(tmp_path):
+def test_other_images_have_another_fingerprint(tmp_path):
     def fingerprint(folder):
         with batches(config(folder), 0, 0, process=(0, 1)) as stream:
             return stream.fingerprint
 
-    first = fingerprint(write_pictures(tmp_path / "a", 3))
-    assert fingerprint(write_pictures(tmp_path / "moved", 3)) == first
-    assert fingerprint(write_pictures(tmp_path / "a", 4)) != first
+    first = fingerprint(write_images(tmp_path / "a", 3))
+    assert fingerprint(write_images(tmp_path / "moved", 3)) == first
+    assert fingerprint(write_images(tmp_path / "a", 4)) != first
 
 
 def test_entering_late_costs_nothing(folder):
@@ -134,8 +134,8 @@ def test_processes_share_each_batch(folder, count):
             np.testing.assert_array_equal(parts[index][number]["hr"], block)
 
 
-def test_two_processes_see_each_picture_once_an_epoch(tmp_path):
-    settings = config(write_marked_pictures(tmp_path, 24))
+def test_two_processes_see_each_image_once_an_epoch(tmp_path):
+    settings = config(write_marked_images(tmp_path, 24))
     parts = [take(12, settings, process=(index, 2)) for index in range(2)]
     for epoch in range(2):
         seen = [
@@ -147,7 +147,7 @@ def test_two_processes_see_each_picture_once_an_epoch(tmp_path):
 
 
 def test_epochs_have_orders_of_their_own(tmp_path):
-    settings = config(write_marked_pictures(tmp_path, 24))
+    settings = config(write_marked_images(tmp_path, 24))
     orders = [
         tuple(mark for batch in take(6, settings, start=6 * epoch) for mark in marks(batch))
         for epoch in range(4)
@@ -170,14 +170,14 @@ def test_a_sample_can_be_replayed_by_its_number(folder):
 
 @pytest.fixture(scope="module")
 def two_folders(tmp_path_factory):
-    """Pictures 0 to 9, and 100 to 139."""
+    """Images 0 to 9, and 100 to 139."""
     root = tmp_path_factory.mktemp("two")
-    write_marked_pictures(root / "a", 10)
-    write_marked_pictures(root / "b", 40, first=100)
+    write_marked_images(root / "a", 10)
+    write_marked_images(root / "b", 40, first=100)
     return f"{root}/a, {root}/b"
 
 
-def test_without_weights_each_picture_counts_alike(two_folders):
+def test_without_weights_each_image_counts_alike(two_folders):
     settings = config(two_folders, batch_size=10)
     seen = [mark for batch in take(5, settings) for mark in marks(batch)]
     assert sorted(seen) == [*range(10), *range(100, 140)]
@@ -263,7 +263,7 @@ def test_pairs_that_do_not_fit_are_skipped(tmp_path):
     assert len(lines) == 2
 
 
-def test_pairs_and_other_pictures_do_not_mix_without_degradation(tmp_path, folder):
+def test_pairs_and_other_images_do_not_mix_without_degradation(tmp_path, folder):
     write_pair(tmp_path / "Canon/Train/4", tmp_path / "Canon/Train/4", "Canon_001_HR", 1)
 
     settings = Settings((str(folder),), (str(folder),), filters=SMALL)
@@ -321,7 +321,7 @@ def degraded(folder, **changes):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("large"), 30, 90, 100)
+    return write_images(tmp_path_factory.mktemp("large"), 30, 90, 100)
 
 
 def test_lr_is_the_degraded_crop(large):
@@ -364,7 +364,7 @@ def test_degraded_batches_are_the_same_however_they_are_made(large):
 
 
 def test_real_pairs_are_not_degraded(large, tmp_path):
-    """In a mixture, pictures with LR keep it and the others get one."""
+    """In a mixture, images with LR keep it and the others get one."""
     write_pair(tmp_path / "hr", tmp_path / "lr", "a", 4, 80, 80)
 
     settings = Settings((str(tmp_path / "hr"),), (str(tmp_path / "lr"),), filters=SMALL)
@@ -380,14 +380,14 @@ def test_real_pairs_are_not_degraded(large, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
-# Pictures that cannot be used
+# Images that cannot be used
 # --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def spoilt(tmp_path):
-    """Twenty pictures of which two cannot be used, and two are converted."""
-    write_pictures(tmp_path, 16)
+    """Twenty images of which two cannot be used, and two are converted."""
+    write_images(tmp_path, 16)
     Image.fromarray(noise(90)).convert("L").save(tmp_path / "grey.png")
     Image.fromarray(noise(91)).convert("RGBA").save(tmp_path / "alpha.png")
     (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8 no")
@@ -411,7 +411,7 @@ def test_each_is_counted_and_named_once(spoilt):
     ]
 
 
-def test_the_same_picture_replaces_an_unusable_one_every_time(spoilt):
+def test_the_same_image_replaces_an_unusable_one_every_time(spoilt):
     settings = config(spoilt, max_failed=0.5)
     want = take(20, settings)
     assert_equal(take(20, settings), want)
@@ -434,7 +434,7 @@ def test_too_many_failures_stop_the_run(spoilt):
     take(80, config(spoilt, max_failed=0.12))  # a tenth cannot be used
 
 
-def test_only_unusable_pictures_stop_the_run_at_once(folder):
+def test_only_unusable_images_stop_the_run_at_once(folder):
     with pytest.raises(UserError, match="50 images in a row .*smaller than 41.*data.crop"):
         take(1, config(folder, crop=41))
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.pictures import encode, noise, write_pictures
+from tests.support.image_files import encode, noise, write_images
 from tvt_jax.data.preparation.prepare import Settings, prepare_shards
 from tvt_jax.data.preparation.runners import run_in_processes, run_in_threads
 from tvt_jax.data.preparation.shard_writer import Filters, write_shard
@@ -27,7 +27,7 @@ HERE = run_in_processes(1, True)
 
 
 def prepare(output, *inputs, run=HERE, write=write_shard, max_left_out=1.0, **options):
-    """The pictures of these tests are small."""
+    """The images of these tests are small."""
     options = {"filters": Filters(min_side=1), **options}
     settings = Settings(input=tuple(map(str, inputs)), **options)
     return prepare_shards(str(output), settings, run, write, max_left_out)
@@ -56,7 +56,7 @@ def files(output):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("in") / "photos", 9, 60, 90)
+    return write_images(tmp_path_factory.mktemp("in") / "photos", 9, 60, 90)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_training_reads_what_was_stored(tmp_path, folder):
     assert source.name(8).startswith("record 0 of")
 
 
-def test_tiles_cover_the_picture(tmp_path, folder):
+def test_tiles_cover_the_image(tmp_path, folder):
     manifest = prepare(tmp_path, folder, filters=Filters(crop=32, min_side=1))
     assert manifest["record_count"] == 9 * 2 * 3
     covered = np.zeros((60, 90), int)
@@ -125,7 +125,7 @@ def test_equal_files_are_stored_once(tmp_path, folder):
 
 def test_names_tell_the_inputs_apart(tmp_path, monkeypatch):
     for name in ("a/train", "b/train", "c"):
-        write_pictures(tmp_path / name, 1, 20 + len(name), 20)
+        write_images(tmp_path / name, 1, 20 + len(name), 20)
     monkeypatch.chdir(tmp_path / "c")
     prepare(tmp_path / "one", ".")
     assert [record.name for record in records(tmp_path / "one")] == ["c/000.png"]
@@ -133,7 +133,7 @@ def test_names_tell_the_inputs_apart(tmp_path, monkeypatch):
     assert [r.name for r in records(tmp_path / "two")] == ["train/000.png", "c/000.png"]
     with pytest.raises(UserError, match="names a folder twice"):
         prepare(tmp_path / "three", ".", tmp_path / "c")
-    write_pictures(tmp_path / "b/train", 1, 40, 40)
+    write_images(tmp_path / "b/train", 1, 40, 40)
     manifest = prepare(tmp_path / "four", "../a/train", "../b/train")
     assert [r.name for r in records(tmp_path / "four")] == [
         "../a/train/000.png",
@@ -142,7 +142,7 @@ def test_names_tell_the_inputs_apart(tmp_path, monkeypatch):
 
 
 def test_filters_name_what_they_leave_out(tmp_path):
-    folder = write_pictures(tmp_path / "in", 2, 40, 40)
+    folder = write_images(tmp_path / "in", 2, 40, 40)
     Image.fromarray(noise(9, 39, 50)).save(folder / "small.png")
     # Grain of a camera in a sky: 1.5 levels; and a texture of 12 levels.
     rng = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def test_filters_name_what_they_leave_out(tmp_path):
 def test_larger_images_are_shrunk_on_request(tmp_path, folder):
     """By Lanczos' filter, to the shorter side; smaller ones stay as they are."""
     large = noise(5, 130, 260)
-    Image.fromarray(large).save(write_pictures(tmp_path / "in", 1, 60, 64) / "large.png")
+    Image.fromarray(large).save(write_images(tmp_path / "in", 1, 60, 64) / "large.png")
     filters = Filters(min_side=60, resize=65)
     assert prepare(tmp_path / "a", tmp_path / "in", filters=filters)["record_count"] == 2
     small, shrunk = records(tmp_path / "a")
@@ -197,7 +197,7 @@ def test_real_ce_is_three_pairs_a_scene(tmp_path):
 
     for number, focal_length in enumerate((13, 26, 52)):
         for half in ("train", "val"):
-            write_pictures(tmp_path / f"RealCE/{half}/{focal_length}mm", 3, 66, 80 + number)
+            write_images(tmp_path / f"RealCE/{half}/{focal_length}mm", 3, 66, 80 + number)
     (tmp_path / "RealCE/train/valid_list.txt").write_text("000.png\n002.png\n")
     manifest = prepare(tmp_path / "out", tmp_path / "RealCE", pairs="realce")
     assert manifest["record_count"] == 6 and not manifest["failed"]
@@ -272,10 +272,10 @@ def test_the_command_loads_the_tagger(tmp_path, folder, monkeypatch):
 
 
 def test_conversions_and_failures_are_in_the_manifest(tmp_path):
-    folder = write_pictures(tmp_path / "in", 2)
+    folder = write_images(tmp_path / "in", 2)
     Image.fromarray(noise(5)).convert("L").save(folder / "grey.png")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_bytes(b"x")
     manifest = prepare(tmp_path / "out", folder)
     assert manifest["images"]["found"] == 4 and manifest["images"]["stored"] == 3
@@ -378,7 +378,7 @@ def command(output, folder, *options):
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_alike(tmp_path, jobs):
     """SIGKILL again and again, until a run lives long enough to finish."""
-    folder = write_pictures(tmp_path / "photos", 30, 300, 300)
+    folder = write_images(tmp_path / "photos", 30, 300, 300)
     settings = Settings((str(folder),), filters=Filters(crop=64), shard_size=2)
     prepare_shards(str(tmp_path / "whole"), settings, HERE)
     rng, output, kills = np.random.default_rng(0), tmp_path / "killed", 0
@@ -488,7 +488,7 @@ def test_two_runs_at_once_are_refused(tmp_path, folder):
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     """A limit on the size of files stands for the disk."""
-    folder = write_pictures(tmp_path / "photos", 6, 300, 300)  # 270 kB each
+    folder = write_images(tmp_path / "photos", 6, 300, 300)  # 270 kB each
     code = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -508,8 +508,8 @@ run(prepare, prog="prepare")
     assert len(records(tmp_path / "out")) == 6
 
 
-def test_pictures_that_change_meanwhile_are_not_stored(tmp_path):
-    folder = write_pictures(tmp_path / "in", 3)
+def test_images_that_change_meanwhile_are_not_stored(tmp_path):
+    folder = write_images(tmp_path / "in", 3)
 
     def run(function, tasks, what):
         if what == "writing shards":
@@ -525,7 +525,7 @@ def test_pictures_that_change_meanwhile_are_not_stored(tmp_path):
 
 def test_a_set_of_which_most_is_left_out_is_refused(tmp_path):
     """And nothing is done twice when that is allowed."""
-    folder = write_pictures(tmp_path / "in", 2, 64, 64)
+    folder = write_images(tmp_path / "in", 2, 64, 64)
     for number in range(3):
         Image.fromarray(noise(9 + number, 64, 63)).save(folder / f"small_{number}.png")
     (folder / "broken.png").write_bytes(b"x")

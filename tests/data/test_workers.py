@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.data.test_pipeline import assert_equal, config, take
-from tests.support.pictures import noise, write_pictures
+from tests.support.image_files import noise, write_images
 from tvt_jax.data.pipeline import batches
 from tvt_jax.errors import UserError
 
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Forty sound pictures and two that cannot be used."""
-    folder = write_pictures(tmp_path_factory.mktemp("pictures"), 40)
+    """Forty sound images and two that cannot be used."""
+    folder = write_images(tmp_path_factory.mktemp("images"), 40)
     (folder / "damaged.jpg").write_bytes(b"\xff\xd8 no")
     Image.fromarray(noise(92, 15, 40)).save(folder / "small.png")
     return folder

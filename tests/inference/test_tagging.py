@@ -206,7 +206,7 @@ def run_tag(*arguments, expect=0):
 
 
 def test_the_command_writes_tags_and_probabilities(taggers, tagger_models, tmp_path):
-    """A damaged picture is named and the others are done."""
+    """A damaged image is named and the others are done."""
     for name, image in (("a.png", IMAGES[0]), ("sub/b.png", IMAGES[1])):
         write_image(tmp_path / "in" / name, image)
     (tmp_path / "in" / "broken.jpg").write_bytes(b"nothing")
@@ -226,7 +226,7 @@ def test_the_command_writes_tags_and_probabilities(taggers, tagger_models, tmp_p
         assert max_difference(entry["probabilities"], row) < 1e-6
 
 
-def test_a_file_of_tags_is_read_added_to_and_moved_with_its_pictures(tmp_path):
+def test_a_file_of_tags_is_read_added_to_and_moved_with_its_images(tmp_path):
     file = TagFile(tmp_path / "one" / "tags.json")
     file.add(tmp_path / "one" / "a.png", ["cat"], ["cat", "dog"], np.array([0.5, 0.25], "f4"))
     file.write()
@@ -400,7 +400,7 @@ def test_tokens_and_the_tagger_need_no_torch(tagging_model):
 
 
 def test_prepare_stores_the_taggers_words(tagger_models, tmp_path):
-    """`prepare --tag-with MODEL`: each shard record has what `tag` says of its picture."""
+    """`prepare --tag-with MODEL`: each shard record has what `tag` says of its image."""
     model = tagger_models["ram"]
     prepare([str(HELDOUT_PHOTOGRAPHS)], str(tmp_path / "shards"), tag_with=model, quiet=True)
     [source] = open_sources(DataConfig(train=str(tmp_path / "shards")))

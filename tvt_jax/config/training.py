@@ -122,7 +122,7 @@ class ValidationConfig:
     every: int = 5000  # steps
     crop: int = 256  # side of the centre crop of each photograph, px
     lpips: bool = True  # also measure LPIPS; needs its weights
-    pictures: int = 8  # images shown in TensorBoard
+    images: int = 8  # images shown in TensorBoard
 
 
 @dataclasses.dataclass

@@ -67,11 +67,11 @@ def _scaled(side: int, scale: float) -> int:
 
 def enlarge(image: np.ndarray, plan: SizePlan) -> np.ndarray:
     """Resizes the input [H, W, 3] uint8 to `plan.working`, bicubic, in the release's two steps."""
-    picture = Image.fromarray(image)
+    enlarged = Image.fromarray(image)
     for size in (plan.enlarged, plan.working):
-        if picture.size != size:
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+        if enlarged.size != size:
+            enlarged = enlarged.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(enlarged)
 
 
 def pad(image: np.ndarray, multiple: int) -> np.ndarray:

@@ -30,7 +30,7 @@ class Validation:
 
     def __init__(self, stage: Stage, config: TrainConfig, mesh: Mesh):
         self._mesh, self._stage = mesh, stage
-        self._num_shown = config.validation.pictures
+        self._num_shown = config.validation.images
         self._samples = heldout_samples(config.validation, config.data)
         self._collate = Collate(stage.tokenizer)
         if "lr" in stage.inputs and "lr" not in self._samples[0]:

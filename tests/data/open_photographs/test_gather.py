@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from tests.support.debian_files import deb, rcc
-from tests.support.pictures import encode
+from tests.support.image_files import encode
 from tvt_jax import gather as command
 from tvt_jax.bundled import ASSETS, HELDOUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from tvt_jax.data.open_photographs import gather as module
@@ -39,8 +39,8 @@ RCC_NAME = "gcompris_src_activities_zoo_resource_two.webp"
 
 
 def photograph(number=0, side=96):
-    picture = Image.open(TRAIN[number])
-    return picture.resize((side, side), Image.Resampling.BOX)
+    image = Image.open(TRAIN[number])
+    return image.resize((side, side), Image.Resampling.BOX)
 
 
 def row(package, path, data, **columns):
@@ -51,7 +51,7 @@ def row(package, path, data, **columns):
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
-    """(folder of packages, table): three plain pictures, one in a resource file."""
+    """(folder of packages, table): three plain images, one in a resource file."""
     folder = tmp_path_factory.mktemp("packages")
     clear = photograph(2).convert("RGBA")
     clear.paste((255, 255, 255, 0), (0, 0, 96, 20))
@@ -87,7 +87,7 @@ def test_photographs_are_shrunk_cut_and_listed(packages, tmp_path):
     output = tmp_path / "out"
     assert gather_photographs(table, output, folder, quiet=True) == (3, 0, [])
     names = ["small/backgrounds_one.png", "small/backgrounds_three.png", "zoo/zoo_resource_two.png"]
-    assert [picture.name for picture in list_images(str(output))] == names
+    assert [image.name for image in list_images(str(output))] == names
     one = np.array(Image.open(io.BytesIO(encode(photograph(0, 160), "JPEG", quality=95))))
     means = one.reshape(80, 2, 80, 2, 3).mean((1, 3))
     assert np.abs(read_image(output / names[0]) - means).max() <= 0.51  # rounded once
@@ -124,7 +124,7 @@ def test_a_run_goes_on_where_it_stopped(packages, tmp_path):
     assert not list(output.rglob(".*"))
 
 
-def test_pictures_of_other_options_are_not_mixed_in(packages, tmp_path):
+def test_images_of_other_options_are_not_mixed_in(packages, tmp_path):
     folder, table = packages
     gather_photographs(table, tmp_path, folder, quiet=True)
     with pytest.raises(UserError, match=r"holds 1 images that this run does not ask for"):
@@ -157,14 +157,14 @@ def test_the_command_names_some_and_counts_the_rest(packages, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("copy", ["the file", "a small copy", "a mirrored copy"])
-def test_reserved_pictures_stay_out(tmp_path, monkeypatch, copy):
-    picture = Image.open(HELDOUT[1]).convert("RGB")
-    reserved = [ReservedImage("held", "p", "", f"{difference_hash(np.array(picture)):032x}")]
+def test_reserved_images_stay_out(tmp_path, monkeypatch, copy):
+    image = Image.open(HELDOUT[1]).convert("RGB")
+    reserved = [ReservedImage("held", "p", "", f"{difference_hash(np.array(image)):032x}")]
     if copy == "a small copy":
-        picture = picture.resize((150, 140), Image.Resampling.BICUBIC)
+        image = image.resize((150, 140), Image.Resampling.BICUBIC)
     if copy == "a mirrored copy":
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    data = encode(picture, "JPEG", quality=40)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    data = encode(image, "JPEG", quality=40)
     if copy == "the file":
         reserved = [ReservedImage("held", "p", hashlib.sha256(data).hexdigest(), "f" * 32)]
     monkeypatch.setattr(module, "read_reserved", lambda: reserved)
@@ -177,13 +177,13 @@ def test_reserved_pictures_stay_out(tmp_path, monkeypatch, copy):
 
 
 def test_difference_hash():
-    """Bit by bit from means over the cells; unlike pictures are far apart."""
+    """Bit by bit from means over the cells; unlike images are far apart."""
     ramp = np.tile(np.arange(0, 252, dtype=np.uint8)[:, None, None], (1, 252, 3))
     assert difference_hash(ramp) == 0  # to the right equal, downwards brighter
     assert difference_hash(ramp[::-1]) == 2**64 - 1
     assert difference_hash(ramp.transpose(1, 0, 2)[:, ::-1]) == (2**64 - 1) << 64
-    pictures = [np.array(Image.open(path).convert("RGB")) for path in TRAIN + HELDOUT]
-    hashes = [difference_hash(picture) for picture in pictures]
+    images = [np.array(Image.open(path).convert("RGB")) for path in TRAIN + HELDOUT]
+    hashes = [difference_hash(image) for image in images]
     pairs = [(a ^ b).bit_count() for i, a in enumerate(hashes) for b in hashes[:i]]
     assert min(pairs) > 24
 
@@ -193,29 +193,29 @@ def test_the_tables_of_the_project():
     table, reserved = read_table(PHOTOGRAPHS), read_reserved()
     assert len(table) == len({r["sha256"] for r in table}) == 153
     assert len({module._file_name(r) for r in table}) == 153
-    assert not {r["sha256"] for r in table} & {picture.sha256 for picture in reserved}
+    assert not {r["sha256"] for r in table} & {image.sha256 for image in reserved}
     sources = read_table(ASSETS / "photographs" / "SOURCES.tsv")
     heldout = {r["path_in_package"] for r in sources if r["file"].startswith("heldout/")}
     assert len(heldout) == 4 and not heldout & {r["path_in_package"] for r in table}
-    assert sum(picture.package == "held-out" for picture in reserved) == 4
+    assert sum(image.package == "held-out" for image in reserved) == 4
     benchmark = "astronaut camera chelsea coffee brick hubble_deep_field china flower grace_hopper"
-    names = {picture.path.rsplit("/", 1)[-1].split(".")[0] for picture in reserved}
+    names = {image.path.rsplit("/", 1)[-1].split(".")[0] for image in reserved}
     assert set(benchmark.split()) <= names
 
 
 def test_the_table_of_reserved_images(tmp_path):
     folder = tmp_path / "package"
     folder.mkdir()
-    picture = Image.open(HELDOUT[1]).convert("RGB")
-    picture.save(folder / "photograph.png")
+    image = Image.open(HELDOUT[1]).convert("RGB")
+    image.save(folder / "photograph.png")
     Image.new("RGB", (300, 300), (9, 9, 9)).save(folder / "drawing.png")
-    picture.resize((100, 100)).save(folder / "icon.png")
+    image.resize((100, 100)).save(folder / "icon.png")
     header, line = reserved_table([folder])
     read = ReservedImage(**dict(zip(header.split("\t"), line.split("\t"), strict=True)))
     assert (read.package, read.path) == ("package", "photograph.png")
     data = (folder / "photograph.png").read_bytes()
     assert find_reserved(data, np.zeros((9, 9, 3), np.uint8), [read]) == read
-    assert find_reserved(b"", np.array(picture), [read]) == read
+    assert find_reserved(b"", np.array(image), [read]) == read
     assert find_reserved(b"", np.array(photograph(3)), [read]) is None
 
 
@@ -236,11 +236,11 @@ def test_largest_rectangle():
 
 
 def test_shrink_averages_areas():
-    picture = np.array(photograph(0, 90))
-    got = shrink(picture, 1 / 3)
-    want = picture.reshape(30, 3, 30, 3, 3).mean((1, 3))
+    image = np.array(photograph(0, 90))
+    got = shrink(image, 1 / 3)
+    want = image.reshape(30, 3, 30, 3, 3).mean((1, 3))
     assert np.abs(got - want).max() <= 0.51
-    assert shrink(picture, 0.75).shape == (68, 68, 3)
+    assert shrink(image, 0.75).shape == (68, 68, 3)
 
 
 def test_text_is_seeded_and_on_photographs(packages, tmp_path, font):
