@@ -52,7 +52,8 @@ _ABLATIONS = {
 def get_config(variant: str = "") -> RestorationTrainConfig:
     """Returns the configuration of a variant."""
     ablation, size = parse_variant(variant, _ABLATIONS)
-    adamw = OptimConfig(learning_rate=5e-5, warmup_steps=500, weight_decay=1e-2, clip_norm=1.0)
+    # The release's command names 500 steps of warm-up, but its constant schedule ignores them.
+    adamw = OptimConfig(learning_rate=5e-5, warmup_steps=0, weight_decay=1e-2, clip_norm=1.0)
     config = RestorationTrainConfig(
         **_ABLATIONS.get(ablation, _TVT),
         dtype="bfloat16",
@@ -81,6 +82,7 @@ def _make_small(config: RestorationTrainConfig, ablation: str) -> None:
     config.data.crop, config.data.batch_size, config.data.threads = 128, 4, 2
     for degradation_pass in (config.data.degradation.first, config.data.degradation.second):
         degradation_pass.jpeg_range = (30.0, 95.0)  # like the preset `STRONG`
+    config.critic_lora_parts = ()
     config.loss.patch = 16  # what the small teacher was trained with
     # The small teacher is weak. LPIPS has less weight than in the paper, in favour of PSNR.
     config.loss.vsd, config.loss.lpips = 0.01, 0.1

@@ -191,9 +191,10 @@ def test_stage_3_is_the_releases():
     for optim in (config.optim, config.critic_optim):
         assert (optim.learning_rate, optim.beta1, optim.beta2) == (5e-5, 0.9, 0.999)
         assert (optim.epsilon, optim.weight_decay, optim.clip_norm) == (1e-8, 1e-2, 1.0)
-        assert (optim.schedule, optim.warmup_steps) == ("constant", 500)
+        assert (optim.schedule, optim.warmup_steps) == ("constant", 0)
     assert config.data.batch_size == 16 and config.data.crop == 512
     assert config.lora_rank == config.critic_lora_rank == 4 and not config.vae_lora_rank
+    assert config.critic_lora_parts == ("mid_block", "conv_out")
     pairs = load("stisr").get_config()
     assert pairs.data.pairs == "realce" and pairs.data.degradation is None
 

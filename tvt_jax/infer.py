@@ -16,7 +16,7 @@ def infer(
     output: Path,
     model: Path | None = None,
     restoration: Annotated[RestorationOptions, tyro.conf.OmitArgPrefixes] = DEFAULTS,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     skip_existing: bool = False,
     no_tags: bool = False,
     tags: Path | None = None,
@@ -30,7 +30,8 @@ def infer(
         model: model folder, as `python -m tvt_jax.convert` or stage 3 writes it. Default: the small
             model that is bundled.
         restoration: how images are restored.
-        dtype: precision of the UNet and the text encoder; auto is bfloat16 on an accelerator.
+        dtype: precision of the UNet and the text encoder; auto is bfloat16 where the device has it,
+        else float32. float16 is for GPUs without bfloat16 (T4).
         skip_existing: leave out images whose output is there already.
         no_tags: do not look for what is seen in the image, even if the model has a tagger.
         tags: JSON file of tags, as `python -m tvt_jax.tag` writes it. Images that it lists are not

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tvt_jax.config import MeshConfig
 from tvt_jax.errors import UserError
+from tvt_jax.models.attention import target_device
 
 AXES = ("data", "fsdp")
 # Smaller arrays are copied to every device: splitting them costs more than it saves.
@@ -20,6 +21,16 @@ SHARDING_RULES = (
     (r"/(scale|bias)$", "copy"),
     (r"", "split"),
 )
+
+
+def preferred_dtype() -> str:
+    """The dtype in which the default device computes fast and well: "bfloat16" or "float32".
+
+    CPUs, and NVIDIA GPUs before compute capability 8.0 (T4, V100), only emulate bfloat16.
+    """
+    platform, capability = target_device()
+    old = platform == "gpu" and capability and float(capability) < 8.0
+    return "float32" if platform == "cpu" or old else "bfloat16"
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from tests.support.parity import max_difference, noise
 from tvt_jax.models import attention
 from tvt_jax.models.attention import dot_product_attention
+from tvt_jax.parallel import preferred_dtype
 
 TOLERANCE = 1e-5
 
@@ -105,22 +107,80 @@ def test_causal_hides_the_future():
         assert max_difference(got[:, position : position + 1], want) < TOLERANCE
 
 
-def test_long_sequences_choose_by_platform(monkeypatch):
+A100, H100, T4 = ("gpu", "8.0"), ("gpu", "9.0"), ("gpu", "7.5")
+BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "shape", "backend"),
+    [
+        (("cpu", ""), F32, (1, 4096, 5, 64), "blockwise"),
+        (("cpu", ""), F32, (4, 1024, 5, 64), "plain"),
+        (A100, BF16, (1, 4096, 5, 64), "cudnn"),
+        (A100, F16, (1, 4096, 5, 64), "cudnn"),
+        (A100, F32, (1, 4096, 5, 64), "blockwise"),
+        # VAE-D8 has one head of 512 channels; cuDNN takes 128, on Hopper 256.
+        (H100, BF16, (1, 4096, 1, 512), "blockwise"),
+        (H100, BF16, (1, 4096, 1, 256), "cudnn"),
+        (A100, BF16, (1, 4096, 1, 256), "blockwise"),
+        (A100, BF16, (1, 4096, 1, 20), "blockwise"),  # no multiple of 8
+        (T4, F16, (1, 4096, 5, 64), "blockwise"),
+        (("gpu", ""), BF16, (1, 4096, 5, 64), "blockwise"),  # of AMD
+        (("tpu", ""), BF16, (1, 4096, 5, 64), "pallas"),
+        # Short sequences, but 5 GiB of scores in a batch.
+        (("tpu", ""), BF16, (128, 1024, 10, 64), "pallas"),
+        (A100, BF16, (128, 1024, 10, 64), "cudnn"),
+        (("cpu", ""), F32, (128, 1024, 10, 64), "blockwise"),
+        (("none", ""), F32, (128, 4096, 10, 64), "plain"),
+    ],
+    ids=str,
+)
+def test_the_backend_follows_from_device_dtype_and_shape(
+    device, dtype, shape, backend, monkeypatch
+):
     chosen = []
+    monkeypatch.setattr(attention, "_plain", lambda *a: chosen.append("plain"))
     monkeypatch.setattr(attention, "_pallas_flash", lambda *a: chosen.append("pallas"))
     monkeypatch.setattr(attention, "_blockwise", lambda *a: chosen.append("blockwise"))
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: chosen.append("cudnn"))
-    long = jnp.zeros((1, 4096, 1, 8))
-    for platform, dtype in (
-        ("cpu", jnp.float32), ("gpu", jnp.float32), ("gpu", jnp.bfloat16), ("tpu", jnp.bfloat16)
-    ):  # fmt: skip
-        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        dot_product_attention(*[long.astype(dtype)] * 3)
-    assert chosen == ["blockwise", "blockwise", "cudnn", "pallas"]
-    with attention.compiling_for("cpu"):
-        dot_product_attention(long, long, long)
-    dot_product_attention(long, long, long)
-    assert chosen[-2:] == ["blockwise", "pallas"]
+    with attention.compiling_for(*device):
+        dot_product_attention(*[jax.ShapeDtypeStruct(shape, dtype)] * 3)
+    assert chosen == [backend]
+
+
+def test_without_a_target_the_device_at_hand_decides(monkeypatch):
+    assert attention.target_device() == ("cpu", "")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for capability in ("9.0", "gfx90a"):
+        device = types.SimpleNamespace(compute_capability=capability)
+        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        assert attention.target_device() == ("gpu", "9.0" if capability == "9.0" else "")
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        (("cpu", ""), "float32"), (T4, "float32"), (A100, "bfloat16"), (("tpu", ""), "bfloat16"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_preferred_dtype_is_one_that_the_device_has(device, dtype):
+    with attention.compiling_for(*device):
+        assert preferred_dtype() == dtype
+
+
+def test_an_accelerator_computes_several_heads_at_a_time():
+    qkv = inputs(300, 530, heads=3)
+
+    def loss(backend, query):
+        return jnp.sum(dot_product_attention(query, *qkv[1:], backend=backend) ** 2)
+
+    with attention.compiling_for("gpu", "7.5"):
+        got = dot_product_attention(*qkv, backend="blockwise")
+        gradient = jax.grad(lambda query: loss("blockwise", query))(qkv[0])
+    assert max_difference(got, reference(*qkv)) < TOLERANCE
+    want = jax.grad(lambda query: loss("plain", query))(qkv[0])
+    assert max_difference(gradient, want) < TOLERANCE * float(jnp.abs(want).max())
 
 
 def test_the_tpu_kernel_computes_the_same():

@@ -142,6 +142,8 @@ class RestorationSettings:
     """Numbers of a run; the defaults are the release's."""
 
     full_parts: tuple[str, ...] = FULL_PARTS  # of the generator, trained whole: module names
+    # The release gives the critic three adapters, and the last one stays the only active one.
+    critic_adapters: tuple[str, ...] = ("others",)
     patch: int = 64  # side of the tiles that teacher and critic see, latent pixels
     guidance: float = 7.5
     l2_weight: float = 1.0
@@ -202,6 +204,7 @@ class TorchRestoration:
 
     def __post_init__(self):
         parts = self.settings.full_parts
+        self.critic.set_adapter([f"default_{part}" for part in self.settings.critic_adapters])
         self.trained = {"generator": {}, "critic": {}}
         self.teacher.eval().requires_grad_(False)
         for kind, prefix, network, full in (
@@ -212,6 +215,8 @@ class TorchRestoration:
             network.eval().requires_grad_(False)
             for name, parameter in network.named_parameters():
                 plain = plain_name(name)
+                if kind == "critic" and lora_part(plain) not in self.settings.critic_adapters:
+                    continue
                 if ".lora_" in name or _is_of(plain, full):
                     self.trained[kind][prefix + plain] = parameter.requires_grad_(True)
         for part in parts:

@@ -47,6 +47,7 @@ from tvt_jax.config import (
 from tvt_jax.data.samples import Collate, heldout_samples
 from tvt_jax.errors import UserError
 from tvt_jax.inference.upscaler import Upscaler
+from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.networks import init_network
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training import loop
@@ -64,6 +65,7 @@ LEARNING_RATE = 5e-5
 # above them keeps such weights comparable.
 EPSILON = 1e-6
 TILES = BATCH * (SIDE // 2 // PATCH) ** 2
+ALL_ADAPTERS = ("encoder", "decoder", "others")
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,7 @@ def prepared(folder, config):
         epsilon=EPSILON,
         learning_rate=LEARNING_RATE,
         lpips_weight=0.1,
+        critic_adapters=("others",) if config.critic_lora_parts else ALL_ADAPTERS,
     )
     run = torch_run(folder, settings, config.vae_lora_rank)
     stage, params, frozen = make_stage(config)
@@ -176,7 +179,12 @@ def embeddings(folder, tokens):
         return tuple(encoder(ids)[0].numpy() for ids in (torch.from_numpy(tokens).long(), negative))
 
 
-def test_losses_gradients_and_steps_equal_pytorch(folder):
+@pytest.mark.parametrize(
+    "critic_parts",
+    [("mid_block", "conv_out"), pytest.param((), marks=pytest.mark.slow)],
+    ids=["the release's critic", "the whole critic"],
+)
+def test_losses_gradients_and_steps_equal_pytorch(folder, critic_parts):
     """With everything on: full parts, adapters of UNet, VAE encoder and critic, all losses.
 
     Losses to 1e-5, gradients to 1e-4 of the largest entry of each array, and parameters to 1e-5
@@ -191,6 +199,7 @@ def test_losses_gradients_and_steps_equal_pytorch(folder):
         folder,
         loss=RestorationLossConfig(patch=PATCH, lpips=0.1, patches_at_once=2),
         vae_lora_rank=2,
+        critic_lora_parts=critic_parts,
         optim=adam,
         critic_optim=dataclasses.replace(adam),
     )
@@ -277,12 +286,17 @@ def test_a_generator_of_its_own_keeps_only_what_differs(folder, tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
+def batch_and_key():
+    """Shapes of a batch, and of a key."""
+    image = jax.ShapeDtypeStruct((2, 48, 48, 3), "float32")
+    batch = {"hr": image, "lr": image, "tokens": jax.ShapeDtypeStruct((2, 77), "int32")}
+    return batch, jax.eval_shape(lambda: jax.random.key(0))
+
+
 def traced(config):
     """(stage, parameters, frozen parameters; gradients and metrics as shapes)."""
     stage, params, frozen = make_stage(config)
-    image = jax.ShapeDtypeStruct((2, 48, 48, 3), "float32")
-    batch = {"hr": image, "lr": image, "tokens": jax.ShapeDtypeStruct((2, 77), "int32")}
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    batch, key = batch_and_key()
     grads, metrics = jax.eval_shape(stage.gradients, params, frozen, batch, key, 0)
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     preview = jax.eval_shape(stage.preview, params, frozen, batch)
@@ -334,6 +348,23 @@ def test_in_bfloat16_the_base_is_narrow_and_what_learns_is_not(folder):
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen["sd"])} == {jnp.dtype("bfloat16")}
     for tree in (params, grads, metrics, frozen["vae"]):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "in_float16"),
+    [
+        (("gpu", "8.0"), "bfloat16", True),
+        (("gpu", "8.0"), "float32", False),
+        (("tpu", ""), "bfloat16", False),
+    ],
+    ids=str,
+)
+def test_on_gpus_the_teacher_has_more_digits_than_bfloat16(folder, device, dtype, in_float16):
+    config = small_restoration(folder, dtype=dtype)
+    with compiling_for(*device):
+        stage, params, frozen = make_stage(config)
+        program = str(jax.make_jaxpr(stage.gradients)(params, frozen, *batch_and_key(), 0))
+    assert ("f16[" in program.replace("bf16[", "")) == in_float16
 
 
 # --------------------------------------------------------------------------------------------------
@@ -459,6 +490,7 @@ def test_a_run_is_not_resumed_with_another_noise_schedule_or_prompt(finished, fo
         (dict(loss=RestorationLossConfig(patch=8, max_timestep=2000)), "beyond the 1000 timesteps"),
         (dict(loss=RestorationLossConfig(patch=8, patches_at_once=4)), "not divide the 18 patches"),
         (dict(trained=("nothing",)), "this network has no nothing"),
+        (dict(critic_lora_parts=("nothing",)), "names no part of the critic"),
         (dict(vae="nowhere"), "not a vae folder"),
         (dict(sd="nowhere"), "nowhere/scheduler/scheduler_config.json"),
     ],

@@ -406,6 +406,7 @@ class LoRAConfig:
         kept at rank 4, so its scale is 2.
       targets: a layer gets an adapter when its name contains one of these texts and none of
         `excluded`.
+      parts: dotted prefixes of the layers that may get one; empty: all.
     """
 
     rank: int = 4
@@ -415,6 +416,7 @@ class LoRAConfig:
         "ff.net.2",
     )  # fmt: skip
     excluded: tuple[str, ...] = ("norm",)
+    parts: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:

@@ -54,11 +54,12 @@ class RestorationTrainConfig(TrainConfig):
     lora_rank: int = 4  # of the adapters of the generator's UNet; 0: none
     vae_lora_rank: int = 0  # of adapters of the VAE's encoder; 0: none
     critic_lora_rank: int = 4
+    # Parts of the critic's UNet that get adapters; empty: all. The release adds them everywhere but
+    # only ever trains those of these two.
+    critic_lora_parts: tuple[str, ...] = ("mid_block", "conv_out")
     # The VAE has more latent channels than Stable Diffusion's, interpolated from them (S3).
     interpolated_latents: bool = False
-    sample_posterior: bool = (
-        True  # sample the VAE's latents, as the release does, instead of taking their mean
-    )
+    sample_posterior: bool = True  # of the VAE's encoder, as the release does; else its mean
     loss: RestorationLossConfig = dataclasses.field(default_factory=RestorationLossConfig)
     critic_optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     # Keep the adapters in a file of their own instead of merging them into the result.

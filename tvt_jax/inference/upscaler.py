@@ -22,6 +22,7 @@ from tvt_jax.inference.options import DEFAULTS, RestorationOptions
 from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
+from tvt_jax.parallel import preferred_dtype
 from tvt_jax.restoration import restore
 from tvt_jax.text import Text, build_prompt, load_text
 from tvt_jax.weights.model_folder import (
@@ -30,7 +31,7 @@ from tvt_jax.weights.model_folder import (
     read_scheduler_config,
 )
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class Upscaled(NamedTuple):
@@ -73,9 +74,9 @@ class Upscaler:
         Args:
           model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`. Default:
             the small model that is bundled, for CPUs.
-          dtype: of the UNet and the text encoder: "float32", "bfloat16", or "auto", which is
-            bfloat16 on an accelerator and float32 on the CPU. The VAE is float32 in any case, as
-            in the release: it carries the pixels.
+          dtype: of the UNet and the text encoder: "float32", "bfloat16", "float16", or "auto",
+            which is bfloat16 where the device computes in it and float32 elsewhere. The VAE is
+            float32 in any case, as in the release: it carries the pixels.
 
         Raises:
           UserError: the folder is incomplete, damaged or inconsistent.
@@ -85,7 +86,7 @@ class Upscaler:
         model = Path(model)
         check_is_model_folder(model)
         if dtype == "auto":
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+            dtype = preferred_dtype()
         vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
         unet = load_network(model / "unet", "unet", jnp.dtype(dtype), jnp.dtype(dtype))
         text = load_text(model, jnp.dtype(dtype))
@@ -196,7 +197,10 @@ class Upscaler:
         key = jax.random.key(options.seed or 0) if options.posterior == "sample" else None
         restored, finite = self._run(self._unet, padded, context, key)
         if not finite and self._unet.dtype != jnp.float32:
-            print("note: not finite in bfloat16, computing once more in float32", file=sys.stderr)
+            print(
+                f"note: not finite in {self._unet.dtype.name}, computing once more in float32",
+                file=sys.stderr,
+            )
             restored, finite = self._run(self._unet.with_dtype(jnp.float32), padded, context, key)
         if not finite:
             raise UserError(

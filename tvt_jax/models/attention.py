@@ -12,43 +12,49 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-# Up to this many scores per head (8 MiB) the plain formula is as fast as any and its matrix is
-# small: self-attention of 1,448 tokens, or cross-attention of 16,384 tokens to 77 of text.
+# Up to this many scores per head (8 MiB) the plain formula is as fast as any: self-attention of
+# 1,448 tokens, or cross-attention of 16,384 tokens to 77 of text.
 _PLAIN_SCORES = 1 << 21
+# Its matrix holds the scores of all heads and samples of a device: up to 512 MiB.
+_PLAIN_SCORES_OF_ALL = 1 << 27
+# Heads that the blockwise form computes at a time on an accelerator, which needs parallel work. On
+# a CPU a single head fills the cores and its blocks stay in the cache.
+_HEADS_AT_ONCE = 64
 _QUERY_BLOCK = 256
 _KEY_BLOCK = 512
 _FLASH_LENGTH_MULTIPLE = 128  # required by the Pallas TPU kernel
 
 BACKENDS = ("auto", "plain", "blockwise", "cudnn", "pallas")
-_platform = contextvars.ContextVar("platform", default=None)
+_target = contextvars.ContextVar("target", default=None)
 
 
 @contextlib.contextmanager
-def compiling_for(platform):
+def compiling_for(platform, compute_capability=""):
     """Context in which "auto" picks for this platform instead of the default one.
 
     Args:
       platform: "cpu", "gpu", "tpu"; or "none" for a program that is only inspected: the plain
         formula everywhere.
+      compute_capability: of an NVIDIA GPU, "8.0"; empty for other devices.
     """
-    token = _platform.set(platform)
+    token = _target.set((platform, compute_capability))
     try:
         yield
     finally:
-        _platform.reset(token)
+        _target.reset(token)
 
 
 def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
     """Computes softmax(query key^T / sqrt(D)) value.
 
     Args:
-      query: [B, Nq, heads, D] float32 or bfloat16.
+      query: [B, Nq, heads, D] float32, bfloat16 or float16.
       key, value: [B, Nk, heads, D], same dtype.
       causal: position i sees keys 0..i only. Always computed by the plain formula (the text
         encoder's 77 tokens).
       backend: "plain" builds the score matrix; "blockwise" is the online softmax in XLA, for any
         platform; "cudnn" is cuDNN's flash attention (NVIDIA, 16 bit); "pallas" is the TPU flash
-        kernel; "auto" picks by platform, sequence length and dtype.
+        kernel; "auto" picks by device, number of scores, dtype and width of the heads.
 
     Returns: [B, Nq, heads, D] in the dtype of `query`. The softmax is float32 in every backend.
     Raises: ValueError for an unknown backend, or `causal` with another backend than plain.
@@ -69,16 +75,46 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
 
 
 def _suitable_backend(query, key):
-    num_queries, num_keys = query.shape[1], key.shape[1]
+    (batch, num_queries, heads, width), num_keys = query.shape, key.shape[1]
     if jax.export.is_symbolic_dim(num_queries) or jax.export.is_symbolic_dim(num_keys):
         # A program for any length and platform; kernels are for one platform.
         return "blockwise" if jax.export.is_symbolic_dim(num_keys) else "plain"
-    platform = _platform.get() or jax.default_backend()
-    if platform == "none" or num_queries * num_keys <= _PLAIN_SCORES:
+    platform, compute_capability = target_device()
+    scores = num_queries * num_keys
+    if platform == "none" or scores <= _PLAIN_SCORES and _fits_plain(batch, heads * scores):
         return "plain"
-    if platform == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16):
+    if platform == "gpu" and _fits_cudnn(query.dtype, width, compute_capability):
         return "cudnn"
     return "pallas" if platform == "tpu" else "blockwise"
+
+
+def target_device():
+    """The device that is compiled for: (platform, compute capability of an NVIDIA GPU or "")."""
+    if _target.get():
+        return _target.get()
+    platform = jax.default_backend()
+    # AMD's GPUs have names such as "gfx90a".
+    capability = getattr(jax.devices()[0], "compute_capability", "") if platform == "gpu" else ""
+    return platform, capability if capability.replace(".", "").isdigit() else ""
+
+
+def _fits_plain(batch, scores_per_sample):
+    """Whether the score matrix of a device's samples is small enough to be built."""
+    if jax.export.is_symbolic_dim(batch):
+        return True
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = 1 if mesh.empty or batch % mesh.size else mesh.size
+    return batch // devices * scores_per_sample <= _PLAIN_SCORES_OF_ALL
+
+
+def _fits_cudnn(dtype, width, compute_capability):
+    """Whether cuDNN's flash attention takes such heads; jax refuses what does not fit."""
+    if dtype not in (jnp.bfloat16, jnp.float16) or not compute_capability:
+        return False
+    capability = tuple(int(part) for part in compute_capability.split("."))
+    return (
+        capability >= (8, 0) and width % 8 == 0 and width <= (256 if capability >= (9, 0) else 128)
+    )
 
 
 def _plain(query, key, value, causal):
@@ -92,7 +128,7 @@ def _plain(query, key, value, causal):
 
 
 def _blockwise(query, key, value):
-    """Online softmax, one head and one block of queries at a time.
+    """Online softmax, block by block of queries and keys, one head at a time on a CPU.
 
     The forward pass keeps the logarithm of each row's normaliser, and the backward pass recomputes
     the scores from it block by block, so neither direction holds more than one block of scores.
@@ -101,7 +137,14 @@ def _blockwise(query, key, value):
     scale = 1 / math.sqrt(width)
     # [B, N, heads, D] -> [B * heads, N, D]
     flat = [jnp.moveaxis(x, 2, 1).reshape(batch * heads, -1, width) for x in (query, key, value)]
-    out = jax.lax.map(lambda qkv: _attend_one_head(qkv[0] * scale, qkv[1], qkv[2]), tuple(flat))
+    at_once = None
+    if target_device()[0] != "cpu" and not jax.export.is_symbolic_dim(batch):
+        at_once = _HEADS_AT_ONCE
+    out = jax.lax.map(
+        lambda qkv: _attend_one_head(qkv[0] * scale, qkv[1], qkv[2]),
+        tuple(flat),
+        batch_size=at_once,
+    )
     return jnp.moveaxis(out.reshape(batch, heads, num_queries, width), 1, 2)
 
 

@@ -50,6 +50,7 @@ def lora_targets(model: nnx.Module, config: LoRAConfig) -> list[str]:
         if isinstance(module, Linear | Conv2d)
         and any(target in (name := ".".join(map(str, path))) for target in config.targets)
         and not any(word in name for word in config.excluded)
+        and (not config.parts or any(f"{name}.".startswith(f"{p}.") for p in config.parts))
     ]
 
 

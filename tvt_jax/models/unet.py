@@ -215,7 +215,8 @@ class UNet2DConditionModel(nnx.Module):
 
     Args:
       config: widths, blocks and options of the network.
-      dtype: dtype of the computation; norm statistics and softmax are float32 in any case.
+      dtype: dtype of the computation; norm statistics, softmax and the output layers are float32
+        in any case.
       param_dtype: dtype of the weights.
       remat: recompute each block's activations in the backward pass.
       rngs: source of the initial weights.
@@ -271,10 +272,11 @@ class UNet2DConditionModel(nnx.Module):
                     **precision,
                 )
             )
-        self.conv_norm_out = GroupNorm(
-            widths[0], config.norm_num_groups, config.norm_eps, **precision
-        )
-        self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=(1, 1), **precision)
+        # In bfloat16 these two layers round the predicted noise to 8 bits; guidance would then
+        # amplify the error of the teacher's prediction. They are a thousandth of the operations.
+        exact = dict(dtype=jnp.float32, param_dtype=param_dtype, rngs=rngs)
+        self.conv_norm_out = GroupNorm(widths[0], config.norm_num_groups, config.norm_eps, **exact)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, padding=(1, 1), **exact)
 
     def __call__(self, latent, timesteps, context):
         """Predicts noise.
@@ -309,4 +311,4 @@ class UNet2DConditionModel(nnx.Module):
                 x = block.layer(index, x, temb, context)
             if hasattr(block, "upsamplers"):
                 x = block.upsamplers[0](x, size=skips[-1].shape[1:3])
-        return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))

@@ -24,6 +24,7 @@ from tvt_jax.config import RestorationTrainConfig
 from tvt_jax.conversion.latent_channels import inverse_interpolation
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, predict_clean
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
+from tvt_jax.models.attention import target_device
 from tvt_jax.restoration import restore
 from tvt_jax.text import load_text
 from tvt_jax.training.restoration_networks import (
@@ -87,7 +88,7 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
         vae=vae_graph,
         generator=generator.graph,
         shared=generator.shared,
-        teacher=base.graph,
+        teacher=base.with_dtype(_teacher_dtype(dtype)).graph,
         critic=critic,
         to_teacher=_to_teacher(base.config.in_channels, vae.config.latent_channels),
         lpips=lpips,
@@ -135,6 +136,16 @@ def _exporter(config: RestorationTrainConfig, generator: Generator, vae_folder: 
         )
 
     return export
+
+
+def _teacher_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """float16 in the place of bfloat16 on GPUs, as in the release.
+
+    The teacher has no gradients, so float16's range suffices, and guidance multiplies rounding
+    errors, so its three more bits count. TPUs have no float16.
+    """
+    on_gpu = target_device()[0] == "gpu"
+    return jnp.dtype("float16") if dtype == jnp.bfloat16 and on_gpu else dtype
 
 
 def _to_teacher(teacher: int, generator: int) -> np.ndarray | None:

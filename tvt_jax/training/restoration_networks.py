@@ -120,9 +120,15 @@ def make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.Grap
     """Adds the critic's adapters to Stable Diffusion's UNet.
 
     Returns: (graph for `nnx.merge(graph, adapters, Stable Diffusion's weights)`, adapters, names).
+    Raises:
+      UserError: `config.critic_lora_parts` names no part of the UNet.
     """
     model = abstract_network("unet", base.config, dtype=base.dtype, remat=config.remat)
-    add_lora(model, LoRAConfig(config.critic_lora_rank), InitKeys(config.seed + 1))
+    lora = LoRAConfig(config.critic_lora_rank, parts=config.critic_lora_parts)
+    if not add_lora(model, lora, InitKeys(config.seed + 1)):
+        raise UserError(
+            f"`config.critic_lora_parts={config.critic_lora_parts}` names no part of the critic."
+        )
     graph, adapters, _, names = split_trained(model, ())
     return graph, adapters, names
 
