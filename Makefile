@@ -49,7 +49,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity
 
 clean:
-	rm -rf $(VENV) .venv-beam outputs
+	rm -rf $(VENV) .venv-beam outputs .xla_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
