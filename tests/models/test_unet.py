@@ -66,7 +66,9 @@ def networks(request, tmp_path_factory):
     return reference, load_network(folder, "unet", jnp.float32, jnp.float32)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (10, 6)], ids=["even", "odd"])
+@pytest.mark.parametrize(
+    "size", [pytest.param((16, 16), marks=pytest.mark.slow), (10, 6)], ids=["even", "odd"]
+)
 def test_whole_network(networks, size):
     reference, network = networks
     latent, context = noise(2, *size, 4), noise(2, 77, 24, seed=1)

@@ -66,12 +66,15 @@ def losses(workdir):
     ]
 
 
-@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)], ids=["data", "fsdp"])
+@pytest.mark.parametrize(
+    "mesh", [pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)], ids=["data", "data and fsdp"]
+)
 def test_eight_devices_compute_what_one_does(tmp_path, mesh, on_one_device):
     run_on_devices(8, *mesh, tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(on_one_device), atol=1e-5)
 
 
+@pytest.mark.slow  # a run of two processes is resumed by one below
 def test_a_checkpoint_moves_to_another_mesh(tmp_path, on_one_device):
     run_on_devices(8, 2, 4, tmp_path, 2)
     run_on_devices(4, 4, 1, tmp_path)
@@ -151,8 +154,8 @@ def get_config(variant=""):
     ("failing", "how", "reason"),
     [
         (1, "user", "error: the disk of this host is gone."),
-        (1, "killed", None),
         # Minutes of two processes on two cores: the same, from the other side.
+        pytest.param(1, "killed", None, marks=pytest.mark.slow),
         pytest.param(0, "user", "error: the disk of this host is gone.", marks=pytest.mark.slow),
         pytest.param(1, "fault", "OSError: a bug", marks=pytest.mark.slow),
     ],

@@ -187,7 +187,11 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "terminate"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=["kill", "terminate"],
+)
 def test_an_interrupted_run_ends_bit_identical(tmp_path, number, uninterrupted):
     process = run_command(tmp_path, f"--config.steps={STEPS}", wait=False)
     wait_for_step(process, tmp_path, 7)
@@ -333,7 +337,9 @@ runpy.run_module("tvt_jax.train", run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    ("limit", "every"), [(20_000, 1000), (100_000, 3)], ids=["logs", "checkpoint"]
+    ("limit", "every"),
+    [pytest.param(20_000, 1000, marks=pytest.mark.slow), (100_000, 3)],
+    ids=["logs", "checkpoint"],
 )
 def test_a_disk_that_is_full_is_one_line_and_loses_nothing(tmp_path, limit, every):
     """Files that cannot grow, as on a full disk: met by the logs, or by the checkpoint's thread."""

@@ -312,7 +312,10 @@ def write_vae(folder, **changes):
     return str(folder)
 
 
-@pytest.mark.parametrize("variant", ["S1", "S2", "S3", "S4", "S5"])
+@pytest.mark.parametrize(
+    "variant",
+    ["S1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("S2", "S4")), "S3", "S5"],
+)
 def test_ablations(folder, tmp_path, variant):
     fields = read_config(f"{ROOT}/configs/stage3.py:{variant}")
     vae = {
