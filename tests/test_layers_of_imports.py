@@ -17,7 +17,7 @@ LAYERS = (
     {"restoration", "parallel", "checkpoint", "weights"},
     {"text"},
     {"conversion", "data", "metrics"},
-    {"training", "inference", "evaluation", "benchmarks", "export"},
+    {"training", "inference", "evaluation", "benchmarks", "export", "diagnosis"},
     {"ablation"},
     {
         "train",
@@ -30,6 +30,7 @@ LAYERS = (
         "ablate",
         "bench",
         "demo",
+        "doctor",
     },
 )
 # The only imports between folders of one row.

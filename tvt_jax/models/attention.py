@@ -62,7 +62,7 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r} is not one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = "plain" if causal else _suitable_backend(query, key)
+        backend = "plain" if causal else suitable_backend(query.shape, key.shape[1], query.dtype)
     if causal and backend != "plain":
         raise ValueError("causal attention is implemented by the plain backend only")
     if backend == "plain":
@@ -74,8 +74,9 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
     return _blockwise(query, key, value)
 
 
-def _suitable_backend(query, key):
-    (batch, num_queries, heads, width), num_keys = query.shape, key.shape[1]
+def suitable_backend(query_shape, num_keys, dtype):
+    """The backend that "auto" picks for queries [B, Nq, heads, D] and `num_keys` keys."""
+    batch, num_queries, heads, width = query_shape
     if jax.export.is_symbolic_dim(num_queries) or jax.export.is_symbolic_dim(num_keys):
         # A program for any length and platform; kernels are for one platform.
         return "blockwise" if jax.export.is_symbolic_dim(num_keys) else "plain"
@@ -83,7 +84,7 @@ def _suitable_backend(query, key):
     scores = num_queries * num_keys
     if platform == "none" or scores <= _PLAIN_SCORES and _fits_plain(batch, heads * scores):
         return "plain"
-    if platform == "gpu" and _fits_cudnn(query.dtype, width, compute_capability):
+    if platform == "gpu" and _fits_cudnn(dtype, width, compute_capability):
         return "cudnn"
     return "pallas" if platform == "tpu" else "blockwise"
 
