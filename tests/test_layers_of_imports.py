@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "tvt_jax"
 LAYERS = (
     {"errors"},
     {"config", "files", "progress"},
-    {"bundled", "downloads"},
+    {"bundled", "downloads", "hub"},
     {"cli"},
     {"models", "diffusion", "losses", "images", "memory", "processes"},
     {"restoration", "parallel", "checkpoint", "weights"},

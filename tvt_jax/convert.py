@@ -8,9 +8,9 @@ from tvt_jax.errors import UserError
 
 
 def official(
-    sd: Path,
-    vae: Path,
     output: Path,
+    sd: Path | None = None,
+    vae: Path | None = None,
     unet: Path | None = None,
     tvt: Path | None = None,
     vae_config: Path | None = None,
@@ -18,13 +18,16 @@ def official(
     ram: Path | None = None,
     dape: Path | None = None,
     ram_data: Path | None = None,
+    from_hub: bool = False,
+    sd_repo: list[str] | None = None,
+    tvt_repo: list[str] | None = None,
 ) -> None:
     """Convert the authors' release to a model folder, LoRA merged.
 
     Args:
+        output: the model folder to write; must not exist yet.
         sd: Stable Diffusion 2.1-base, a local diffusers folder.
         vae: the release's vae.ckpt.
-        output: the model folder to write; must not exist yet.
         unet: the release's TVTUNet folder. Left out: SD's own levels are replicated.
         tvt: the release's model_TVT.pkl. Left out: the UNet before fine-tuning, a start for
             training.
@@ -34,10 +37,28 @@ def official(
         dape: the release's DAPE.pth, which fits the tagger to degraded images.
         ram_data: folder with ram_tag_list.txt and ram_tag_list_threshold.txt: ram/data/ of
             github.com/xinyu1205/recognize-anything. Needed with --ram.
+        from_hub: download the release from the Hugging Face hub instead; the tagger too if
+            --ram-data is given. HF_ENDPOINT names a mirror, HF_HOME the folder of downloads.
+        sd_repo: repositories of Stable Diffusion 2.1-base, tried in turn, instead of three copies.
+        tvt_repo: repositories of the release, tried in turn, instead of the authors'.
     """
     from tvt_jax.conversion.official import convert_official
 
-    convert_official(sd, vae, output, unet, tvt, vae_config, dtype, ram, dape, ram_data)
+    given = {"sd": sd, "vae": vae, "unet": unet, "tvt": tvt, "ram": ram, "dape": dape}
+    if from_hub:
+        if named := [name for name, path in given.items() if path is not None]:
+            names = ", ".join(f"`{name}`" for name in named)
+            raise UserError(f"give either `from_hub` or files ({names}), not both.")
+        from tvt_jax.conversion import hub_release
+
+        given = hub_release.fetch_release(
+            sd_repo or hub_release.SD_REPOSITORIES,
+            tvt_repo or hub_release.TVT_REPOSITORIES,
+            tagger=ram_data is not None,
+        )._asdict()
+    elif sd is None or vae is None:
+        raise UserError("give `sd` and `vae`, or `from_hub` to download the release.")
+    convert_official(**given, output=output, vae_config=vae_config, dtype=dtype, ram_data=ram_data)
     print(f"wrote {output}")
 
 

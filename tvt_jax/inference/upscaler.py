@@ -15,6 +15,7 @@ from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.config import SchedulerConfig
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
 from tvt_jax.errors import UserError
+from tvt_jax.hub import local_model
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import color_fix
 from tvt_jax.inference.exported import ExportedUpscaler
@@ -72,8 +73,9 @@ class Upscaler:
         """Loads a model folder onto the default device; its tagger when the first image comes.
 
         Args:
-          model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`. Default:
-            the small model that is bundled, for CPUs.
+          model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`, or the
+            id of such a folder on the Hugging Face hub. Default: the small model that is bundled,
+            for CPUs.
           dtype: of the UNet and the text encoder: "float32", "bfloat16", "float16", or "auto",
             which is bfloat16 where the device computes in it and float32 elsewhere. The VAE is
             float32 in any case, as in the release: it carries the pixels.
@@ -83,7 +85,7 @@ class Upscaler:
         """
         if dtype not in DTYPES:
             raise UserError(f"`dtype` {dtype} is not one of {', '.join(DTYPES)}.")
-        model = Path(model)
+        model = local_model(model)
         check_is_model_folder(model)
         if dtype == "auto":
             dtype = preferred_dtype()
