@@ -32,7 +32,7 @@ def ablate(
         train: folder of photographs or shards for all runs; default the configurations' own.
         dataset: to evaluate on, as in `evaluate restoration`; default the public benchmark.
         data: folder where StableSR's test sets were unpacked.
-        metrics: of restoration, separated by commas; default those of the protocol paper.
+        metrics: separated by commas; default those of the protocol paper.
         quiet: print nothing but the table and errors.
     """
     from tvt_jax.ablation.comparison import compare_runs, comparison_table

@@ -11,16 +11,20 @@ def vae(
     input: Path | None = None,
     dataset: str | None = None,
     data: Path = Path("."),
+    protocol: str = "paper",
+    metrics: str | None = None,
     output: Path | None = None,
     quiet: bool = False,
 ) -> None:
-    """Measure how well VAEs reconstruct images: PSNR, SSIM and LPIPS as in the paper's Table 1.
+    """Measure how well VAEs reconstruct images: as in the paper's Table 1.
 
     Args:
         model: VAE folders, or model folders around them; one row each.
         input: a folder of images, searched to the bottom, or one image.
         dataset: instead of --input: urban100, the paper's.
         data: folder where Urban100 was unpacked.
+        protocol: paper, classic or realce; see `evaluate images`.
+        metrics: instead of the protocol's, separated by commas.
         output: folder for the report (JSON, CSV, Markdown).
         quiet: print nothing but the table and errors.
     """
@@ -34,7 +38,9 @@ def vae(
     if dataset not in (None, "urban100"):
         raise UserError(f"`dataset` {dataset} is not urban100; name another folder by `input`.")
     found = find_urban100(data) if dataset else find_images(input)
-    report = evaluate_vaes(model, found, dataset or str(input), output, quiet)
+    report = evaluate_vaes(
+        model, found, dataset or str(input), protocol, _names(metrics), output, quiet
+    )
     print(vae_table(report))
     if report["failed"]:
         raise UserError(

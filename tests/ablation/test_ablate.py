@@ -122,13 +122,13 @@ def fake_training(monkeypatch):
         calls.append((run.name, seed))
         return result
 
-    def evaluate_vaes(models, found, source, quiet):
+    def evaluate_vaes(models, found, source, metrics, quiet):
         assert len(found) == 1
         seed = int(models[0].parts[-4].removeprefix("seed"))
         calls.append("measured")
         return {
-            "protocol": {"psnr_y, ssim_y": "classic"}, "versions": {}, "weights": {}, "notes": [],
-            "vaes": [{"mean": {"psnr_y": 25.0 + seed, "lpips_vgg16": None}}],
+            "protocol": {"described": "paper"}, "versions": {}, "weights": {}, "notes": [],
+            "vaes": [{"mean": {"psnr": 25.0 + seed, "lpips-vgg": None}}],
         }  # fmt: skip
 
     monkeypatch.setattr(comparison, "train_run", train_run)
@@ -146,8 +146,8 @@ def test_the_comparison(tmp_path, monkeypatch):
     trainings = [call for call in calls if call != "measured"]
     assert trainings == [("a", 0), ("b", 0), ("a", 2), ("b", 2)]
     row = report["runs"][0]
-    assert row["mean"] == {"psnr_y": 26.0, "lpips_vgg16": None}
-    assert row["spread"]["psnr_y"] == pytest.approx(2**0.5) and row["spread"]["lpips_vgg16"] is None
+    assert row["mean"] == {"psnr": 26.0, "lpips-vgg": None}
+    assert row["spread"]["psnr"] == pytest.approx(2**0.5) and row["spread"]["lpips-vgg"] is None
     cost = vae_cost(SMALL_VAE)
     assert (row["parameters"], row["multiply_adds"]) == (
         cost.parameters, [cost.layers, cost.attention],

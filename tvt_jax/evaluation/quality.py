@@ -129,7 +129,7 @@ class Quality:
             return lambda image, _: niqe(image, PristineModel(mean, covariance))
         net = _LPIPS_NETS.get(name, "vgg16")
         network = load_lpips(net)
-        self.weights[f"lpips-{net}"] = lpips_sha256(net)
+        self.weights[f"lpips-{net}"] = _sha256(lpips_folder(net) / "model.safetensors")
         if name == "dists":
             self.weights[name] = _sha256(_DISTS_WEIGHTS)
             with np.load(_DISTS_WEIGHTS) as arrays:
@@ -224,11 +224,6 @@ def versions() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in packages},
         "device": jax.devices()[0].device_kind,
     }
-
-
-def lpips_sha256(net: str) -> str:
-    """SHA-256 of the weights of LPIPS, "vgg16" or "alexnet"."""
-    return _sha256(lpips_folder(net) / "model.safetensors")
 
 
 def _sha256(file: Path) -> str:

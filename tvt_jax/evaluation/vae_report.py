@@ -1,8 +1,6 @@
 """How well VAEs reconstruct a folder of images: the paper's Table 1, for any VAE and folder."""
 
 import dataclasses
-import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,43 +8,31 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tvt_jax.config import LPIPS_NETS, VAE_D4, VAE_D8, VAEConfig
+from tvt_jax.config import VAE_D4, VAE_D8, VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.metric_names import MIN_SIDE
-from tvt_jax.evaluation.protocol import PROTOCOLS
-from tvt_jax.evaluation.quality import lpips_sha256, versions
+from tvt_jax.evaluation.protocol import find_protocol
+from tvt_jax.evaluation.quality import Quality
 from tvt_jax.evaluation.reconstruction import reconstruct
-from tvt_jax.evaluation.report import markdown_table, mean_values, table_cell, write_reports
+from tvt_jax.evaluation.report import (
+    markdown_table,
+    mean_values,
+    metric_cells,
+    metric_titles,
+    table_cell,
+    write_reports,
+)
 from tvt_jax.images import read_image
-from tvt_jax.metrics.lpips import lpips
-from tvt_jax.metrics.psnr import psnr
-from tvt_jax.metrics.ssim import ssim
-from tvt_jax.models.networks import Network
 from tvt_jax.progress import progress
-from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import load_network, network_folder
 
 _BATCH_PIXELS = 2**20  # small images of one size go through the networks together
-
-# Columns: key in the report, title, decimals.
-COLUMNS = (
-    ("psnr_y", "PSNR-Y", 2),
-    ("ssim_y", "SSIM-Y", 4),
-    ("psnr_rgb", "PSNR-RGB", 2),
-    ("ssim_rgb", "SSIM-RGB", 4),
-    ("lpips_vgg16", "LPIPS-VGG", 4),
-    ("lpips_alexnet", "LPIPS-Alex", 4),
+_RECONSTRUCTION = (
+    "mean of the posterior, float32, 8-bit RGB in and out; padded by reflection to a multiple of "
+    "the downsampling, and cut again"
 )
-PROTOCOL = {
-    "reconstruction": "mean of the posterior, float32, 8-bit RGB in and out; padded by reflection "
-    "to a multiple of the downsampling, and cut again",
-    "psnr_y, ssim_y": PROTOCOLS["classic"].described(),
-    "psnr_rgb, ssim_rgb": "RGB, nothing cut, mean of the channels",
-    "ssim": "Gaussian windows of 11x11 px, sigma 1.5, inside of the image; data range 255",
-    "lpips": "with version 0.1 of the weights, whole 8-bit RGB image",
-    "mean": "over the images",
-}
 # Table 1: PSNR, SSIM, LPIPS on Urban100. The text does not tell channel, border and LPIPS network.
+_FIGURES = ("psnr", "ssim", "lpips")
 PAPER = {"VAE-D8": (VAE_D8, (25.29, 0.7656, 0.0659)), "VAE-D4": (VAE_D4, (32.35, 0.9290, 0.0230))}
 
 
@@ -54,6 +40,8 @@ def evaluate_vaes(
     models: Sequence[Path],
     found: Sequence[tuple[Path, Path]],
     source: str,
+    protocol: str = "paper",
+    metrics: Sequence[str] | None = None,
     output: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -63,58 +51,50 @@ def evaluate_vaes(
       models: VAE folders, or model folders around them (`vae/`).
       found: image files, each with its name.
       source: what to call them.
+      protocol: of `PROTOCOLS`.
+      metrics: names, of `quality.METRICS`; default those of the protocol.
       output: folder for the report (`report.json`, `.csv`, `.md`).
       quiet: no progress bar, no notes.
 
-    Returns: the report, ready for JSON: `protocol`, `versions`, `weights`, `notes`, `vaes`; each
-      VAE with `model`, `architecture` (`config.json`), `paper` (or None), `mean` and `images`.
-      Values are None where a metric was not computed or is infinite.
+    Returns: the report, ready for JSON: `protocol`, `versions`, `weights`, `notes`, `failed`,
+      `vaes`; each VAE with `model`, `architecture` (`config.json`), `paper` (or None), `mean` and
+      `images`. Values are None where a metric was not computed or is infinite.
     Raises:
-      UserError: a folder is missing or damaged, or no image can be read.
+      UserError: a folder is missing or damaged, a name is unknown, or no image can be read.
     """
     if not models:
         raise UserError("`model` names no VAE.")
+    quality = Quality(find_protocol(protocol), metrics)
     vaes = [
         (str(model), load_network(network_folder(model, "vae"), "vae", jnp.float32, jnp.float32))
         for model in models
     ]
-    nets, weights, notes = {}, {}, []
-    for net in LPIPS_NETS:
-        try:
-            nets[net] = load_lpips(net)
-            weights[f"lpips-{net}"] = lpips_sha256(net)
-        except UserError as error:
-            notes.append(f"no LPIPS with {net}: {error}")
     rows, failed = [], {}
     for model, vae in vaes:
         images = []
         for names, batch in _batches(found, failed, f"evaluating {model}", quiet):
-            images += [
-                {"file": name, "width": batch.shape[2], "height": batch.shape[1], **values}
-                for name, values in zip(names, _measure(vae, nets, batch), strict=False)
-            ]
+            for name, result, image in zip(names, reconstruct(vae, batch), batch, strict=False):
+                size = {"width": image.shape[1], "height": image.shape[0]}
+                images.append({"name": name, **size, **quality.measure(result, image)})
         if not images:
             raise UserError("; ".join(failed.values()))
-        images.sort(key=lambda image: image["file"])
+        images.sort(key=lambda image: image["name"])
         rows.append(
             {
                 "model": model,
                 "architecture": vae.config.to_json(),
                 "paper": _paper_row(vae.config),
-                "mean": mean_values(images, [key for key, _, _ in COLUMNS]),
+                "mean": mean_values(images, quality.columns),
                 "images": images,
             }
         )
-    notes += [f"left out: {message}" for message in failed.values()]
+    quality.notes += [f"left out: {message}" for message in failed.values()]
     if not quiet:
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+        quality.print_notes()
     report = {
         "input": source,
-        "protocol": PROTOCOL,
-        "versions": versions(),
-        "weights": weights,
-        "notes": notes,
+        **quality.report(),
+        "reconstruction": _RECONSTRUCTION,
         "failed": sorted(failed),
         "vaes": rows,
     }
@@ -126,22 +106,17 @@ def evaluate_vaes(
 
 def vae_table(report: Mapping[str, Any]) -> str:
     """The means of a report of `evaluate_vaes` in Markdown, the paper's figures beside them."""
-    titles = ["VAE", *(title for _, title, _ in COLUMNS)]
+    metrics = list(report["vaes"][0]["mean"])
+    titles = ["VAE", *metric_titles(metrics)]
     titles += [f"paper: {name}" for name in ("PSNR", "SSIM", "LPIPS")]
     rows = []
     for row in report["vaes"]:
-        cells = [row["model"]]
-        cells += [table_cell(row["mean"][key], decimals) for key, _, decimals in COLUMNS]
         paper = row["paper"] or {"psnr": None, "ssim": None, "lpips": None}
-        cells += [
-            table_cell(paper["psnr"], 2),
-            table_cell(paper["ssim"], 4),
-            table_cell(paper["lpips"], 4),
-        ]
-        rows.append(cells)
+        cells = [table_cell(paper[name], 2 if name == "psnr" else 4) for name in _FIGURES]
+        rows.append([row["model"], *metric_cells(row["mean"], metrics), *cells])
     figures = "; ".join(
-        f"{name} {table_cell(psnr_, 2)} dB, {table_cell(ssim_, 4)}, {table_cell(lpips_, 4)}"
-        for name, (_, (psnr_, ssim_, lpips_)) in PAPER.items()
+        f"{name} {table_cell(psnr, 2)} dB, {table_cell(ssim, 4)}, {table_cell(lpips, 4)}"
+        for name, (_, (psnr, ssim, lpips)) in PAPER.items()
     )
     lines = [
         *markdown_table(titles, rows),
@@ -149,8 +124,7 @@ def vae_table(report: Mapping[str, Any]) -> str:
         f"Means over {len(report['vaes'][0]['images'])} images of {report['input']}.",
         f"The paper's Table 1, on Urban100 (PSNR, SSIM, LPIPS): {figures}.",
         "It does not tell the colour channel, the border and the network of LPIPS.",
-        f"PSNR-Y and SSIM-Y by {PROTOCOL['psnr_y, ssim_y']}; PSNR-RGB and SSIM-RGB on "
-        f"{PROTOCOL['psnr_rgb, ssim_rgb']}; LPIPS {PROTOCOL['lpips']}.",
+        f"Protocol {report['protocol']['described']}.",
     ]
     return "\n".join(lines)
 
@@ -193,31 +167,10 @@ def _batch_size(shape: tuple[int, ...]) -> int:
     return max(1, _BATCH_PIXELS // (shape[0] * shape[1]))
 
 
-def _measure(
-    vae: Network, nets: Mapping[str, Network], images: np.ndarray
-) -> list[dict[str, float | None]]:
-    """All metrics of each image of a batch [B, H, W, 3] uint8, by the keys of `COLUMNS`."""
-    outputs = reconstruct(vae, images)
-    distances = {net: lpips(network, outputs, images) for net, network in nets.items()}
-    rows = []
-    for i, (output, image) in enumerate(zip(outputs, images, strict=True)):
-        values = {
-            "psnr_y": PROTOCOLS["classic"].psnr(output, image),
-            "ssim_y": PROTOCOLS["classic"].ssim(output, image),
-            "psnr_rgb": psnr(output, image),
-            "ssim_rgb": ssim(output, image),
-            **{f"lpips_{net}": float(d[i]) for net, d in distances.items()},
-        }
-        rows.append(
-            {k: v if math.isfinite(v := values.get(k, math.nan)) else None for k, _, _ in COLUMNS}
-        )
-    return rows
-
-
 def _paper_row(config: VAEConfig) -> dict[str, Any] | None:
     """The paper's figures for an architecture, if it is one of its two."""
     for name, (architecture, figures) in PAPER.items():
         # The scaling factor belongs to the UNet and does not touch a reconstruction.
         if dataclasses.replace(config, scaling_factor=architecture.scaling_factor) == architecture:
-            return {"name": name, **dict(zip(("psnr", "ssim", "lpips"), figures, strict=True))}
+            return {"name": name, **dict(zip(_FIGURES, figures, strict=True))}
     return None
