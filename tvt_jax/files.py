@@ -1,6 +1,7 @@
-"""Files and folders that appear under their name only when they are complete; JSON files."""
+"""Files and folders that appear under their name only when complete; JSON files; hashes."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -85,3 +86,9 @@ def check_is_file(path: Path) -> None:
         raise UserError(f"{path} is a folder, and a file is wanted here.")
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content, without reading all of it into memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.full_disk import files_of_at_most
 from tests.support.parity import max_difference, noise
 from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.errors import UserError
@@ -155,6 +157,24 @@ def test_what_differs_from_upscaler_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="levels off"):
         export_model(SMALL_MODEL, tmp_path / "out", "stablehlo", "float32", "none")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path):
+    with files_of_at_most(2**16), pytest.raises(UserError, match="cannot write .*out"):
+        export_model(SMALL_MODEL, tmp_path / "out", "stablehlo", "float32", "none")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_nothing_has_the_final_name(tmp_path):
+    command = [sys.executable, "-m", "tvt_jax.export", "--format", "stablehlo"]
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "out")], cwd=ROOT)
+    while not list(tmp_path.glob(".out.partial-*/*.jax_export")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

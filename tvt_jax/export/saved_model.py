@@ -25,7 +25,6 @@ _CALL_ARGUMENTS = dict(
     has_token_input_output=False,
     disabled_checks=(),
 )
-_MESSAGE = "images must be uint8 [batch, height, width, 3] with no side of 0"
 
 
 def write_saved_model(folder: Path, programs: Programs, about: Mapping[str, Any]) -> None:
@@ -86,7 +85,6 @@ def write_saved_model(folder: Path, programs: Programs, about: Mapping[str, Any]
         signatures["restore_with_tokens"] = _with_tokens(
             tf, calls["restore_with_tokens"], programs.by_name["restore_with_tokens"], images
         )
-    module.signatures_kept = signatures
     try:
         tf.saved_model.save(module, str(folder), signatures=signatures)
     except (tf.errors.OpError, OSError) as error:
@@ -102,7 +100,7 @@ def _with_tokens(tf, call, program: Program, images):
             tf.shape(images)[0], tf.shape(tokens)[0], "there must be tokens for every image"
         )
         with tf.control_dependencies([same]):
-            return {"images": call(_checked(tf, images), tf.identity(tokens))}
+            return {"images": call(_checked(tf, images), tf.ensure_shape(tokens, (None, length)))}
 
     return restore_with_tokens
 
@@ -131,8 +129,9 @@ def _call(tf, program: Program, weights: Mapping[str, jax.Array], variables: Map
 
 
 def _checked(tf, images):
-    """The images, if none of their sides is 0: XLA's own message would help nobody."""
-    check = tf.debugging.assert_positive(tf.shape(images), _MESSAGE)
+    """The images, if they have the shape: XLA's own message would help nobody."""
+    images = tf.ensure_shape(images, (None, None, None, 3))  # no caller of a loaded model checks it
+    check = tf.debugging.assert_positive(tf.shape(images), "images must have no side of 0")
     with tf.control_dependencies([check]):
         return tf.identity(images)
 
@@ -147,11 +146,8 @@ def _tensorflow():
     return tf
 
 
-def load_saved_model(folder: Path):
-    """Returns a function of images [b, h, w, 3] uint8 for each signature that takes them."""
+def run_saved_model(folder: Path, images: np.ndarray) -> np.ndarray:
+    """Runs `serving_default` on images [b, h, w, 3] uint8."""
     tf = _tensorflow()
     loaded = tf.saved_model.load(str(folder))
-    return {
-        name: lambda images, name=name: loaded.signatures[name](images=images)["images"].numpy()
-        for name in ("serving_default", "restore")
-    }
+    return loaded.signatures["serving_default"](images=tf.constant(images))["images"].numpy()

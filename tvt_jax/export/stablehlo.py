@@ -1,7 +1,6 @@
 """Programs as StableHLO: for `jax.export`, and as portable artefacts for other runtimes."""
 
 import datetime
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from tvt_jax.errors import UserError
 from tvt_jax.export.program import Programs, lower
-from tvt_jax.files import write_json
+from tvt_jax.files import sha256, write_json
 from tvt_jax.inference.exported import FORMAT, SIGNATURE, WEIGHTS
 from tvt_jax.weights.model_folder import copy_parts
 from tvt_jax.weights.tensor_files import save_tensors
@@ -60,7 +59,7 @@ def write_stablehlo(
         "programs": signatures,
         "platforms": list(exported.platforms),
         "versions": versions() | {"calling_convention": exported.calling_convention_version},
-        "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "weights_sha256": sha256(folder / WEIGHTS),
         "exported": str(today),
         "jax_export_read_until": str(today + datetime.timedelta(_JAX_EXPORT_DAYS)),
         "portable_read_until": str(today + datetime.timedelta(_PORTABLE_DAYS)),
