@@ -22,9 +22,8 @@ LATER_CALLS, LONG = 3, 10.0  # one call alone, if it takes so many seconds
 
 
 def write_full_size(model: Path) -> None:
-    """Writes VAE-D4, CE-UNet and text encoder at Stable Diffusion 2.1's widths, random weights."""
-    from tests.support.small_tokenizer import write_tokenizer
-    from tvt_jax.config import CE_UNET, SD21_TEXT_ENCODER, VAE_D4, SchedulerConfig
+    """Writes VAE-D4, CE-UNet and the embedding of a prompt at full size, with random weights."""
+    from tvt_jax.config import CE_UNET, VAE_D4, SchedulerConfig
     from tvt_jax.models.networks import abstract_network
     from tvt_jax.weights.model_folder import (
         save_network,
@@ -32,6 +31,7 @@ def write_full_size(model: Path) -> None:
         write_scheduler_config,
     )
     from tvt_jax.weights.names import torch_tensors
+    from tvt_jax.weights.prompt_embeds import PromptEmbeds, save_prompt_embeds
 
     random = np.random.default_rng(0)
 
@@ -40,13 +40,13 @@ def write_full_size(model: Path) -> None:
             return np.ones(shape, np.float32)
         return random.standard_normal(shape, np.float32) / np.float32(np.prod(shape[1:]) ** 0.5)
 
-    networks = {"vae": VAE_D4, "unet": CE_UNET, "text_encoder": SD21_TEXT_ENCODER}
-    for kind, config in networks.items():
+    for kind, config in {"vae": VAE_D4, "unet": CE_UNET}.items():
         tensors = torch_tensors(abstract_network(kind, config)).values()
         save_network(
             model / kind, kind, config, {t.name: weights(t.shape) for t in tensors}, "float32"
         )
-    write_tokenizer(model / "tokenizer")
+    embedding = random.standard_normal((1, 77, CE_UNET.cross_attention_dim), np.float32)
+    save_prompt_embeds(model, PromptEmbeds(embedding, embedding))
     write_scheduler_config(model, SchedulerConfig())
     write_model_index(model)
 
