@@ -8,7 +8,9 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Encoding": "tvt_jax.images.formats",
     "ExportedUpscaler": "tvt_jax.inference.exported",
+    "RestorationOptions": "tvt_jax.inference.options",
     "Tagger": "tvt_jax.inference.tagging",
     "Upscaler": "tvt_jax.inference.upscaler",
     "UserError": "tvt_jax.errors",

@@ -55,20 +55,25 @@ def user_errors_exit() -> Iterator[None]:
 def print_error(error: BaseException) -> int:
     """Prints what ended a command on stderr; returns its exit status.
 
-    A `UserError` is one line. It names parameters, `ram_data`; on the command line that is the
-    option --ram-data. Fields of a training configuration, `config.data.crop=63`, keep their names:
-    --config.data.crop=63. Faults of the program have their traceback.
+    A `UserError` is one line. Faults of the program have their traceback.
     """
     if isinstance(error, UserError):
-        message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), str(error))
-        message = re.sub(r"`(config\.[^`]+)`", r"--\1", message)
-        print_line(f"error: {message}", sys.stderr)
+        print_line(f"error: {with_options(str(error))}", sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
     traceback.print_exception(error)
     return 1
+
+
+def with_options(message: str) -> str:
+    """Puts options in the place of parameters: --ram-data for `ram_data`.
+
+    Fields of a training configuration keep their names, --config.data.crop=63.
+    """
+    message = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), message)
+    return re.sub(r"`(config\.[^`]+)`", r"--\1", message)
 
 
 def print_line(line: str, file: TextIO | None = None) -> None:

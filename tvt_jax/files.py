@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tvt_jax.errors import UserError
 
@@ -56,6 +56,41 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     finally:
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Says whether no other process is making the file `path`, and keeps them from it meanwhile.
+
+    The system gives up a claim when its process ends, however it ends.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    claim = path.with_name(f".{path.name}.claim")
+    with contextlib.ExitStack() as files:
+        try:
+            claim.parent.mkdir(parents=True, exist_ok=True)
+            ours = _lock(files.enter_context(claim.open("a")))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+        try:
+            yield ours
+        finally:
+            if ours:
+                claim.unlink(missing_ok=True)
+
+
+def _lock(file: TextIO) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows, or a file system without locks
+        pass
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

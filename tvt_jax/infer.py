@@ -1,13 +1,13 @@
 """`python -m tvt_jax.infer`: upscale photographs."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from tvt_jax.cli import print_error, print_line, run
+from tvt_jax.cli import print_error, print_line, run, with_options
 from tvt_jax.errors import UserError
+from tvt_jax.images.formats import DEFAULT_ENCODING, Encoding
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
 
 
@@ -16,8 +16,11 @@ def infer(
     output: Path,
     model: Path | None = None,
     restoration: Annotated[RestorationOptions, tyro.conf.OmitArgPrefixes] = DEFAULTS,
+    encoding: Annotated[Encoding, tyro.conf.OmitArgPrefixes] = DEFAULT_ENCODING,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    lora_scale: float = 1.0,
     skip_existing: bool = False,
+    all_frames: bool = False,
     no_tags: bool = False,
     tags: Path | None = None,
     quiet: bool = False,
@@ -26,13 +29,18 @@ def infer(
 
     Args:
         input: images (PNG, JPEG, WebP, BMP, TIFF, ...), or folders that are searched to the bottom.
-        output: a file for one input file, otherwise a folder that mirrors the inputs.
-        model: model folder, as `python -m tvt_jax.convert` or stage 3 writes it. Default: the small
-            model that is bundled.
+        output: a file for one input file, otherwise a folder that mirrors the inputs. Images keep
+            their format, depth, transparency, colour profile and metadata.
+        model: model folder, as `python -m tvt_jax.convert` or stage 3 writes it, or owner/name of
+            one on Hugging Face. Default: the small model that is bundled.
         restoration: how images are restored.
+        encoding: how they are written.
         dtype: precision of the UNet and the text encoder; auto is bfloat16 where the device has it,
-        else float32. float16 is for GPUs without bfloat16 (T4).
+            else float32. float16 is for GPUs without bfloat16 (T4).
+        lora_scale: strength of the adapters, where the model keeps them apart: 0 to leave them out,
+            1 as they were trained.
         skip_existing: leave out images whose output is there already.
+        all_frames: do all frames of animations and all pages, instead of the first.
         no_tags: do not look for what is seen in the image, even if the model has a tagger.
         tags: JSON file of tags, as `python -m tvt_jax.tag` writes it. Images that it lists are not
             tagged again (change it by hand to your liking), the others are added.
@@ -42,7 +50,11 @@ def infer(
         raise UserError("--no-tags and --tags exclude each other.")
     from tvt_jax.inference.jobs import plan_jobs
 
-    planned = plan_jobs(input, output, lambda line: print_line(f"note: {line}", sys.stderr))
+    def note(line: str) -> None:
+        if not quiet:
+            print_line(f"note: {with_options(line)}")
+
+    planned = plan_jobs(input, output, encoding, note)
     jobs = [job for job in planned if not (skip_existing and job.done())]
     if len(jobs) < len(planned) and not quiet:
         print(f"skipped {len(planned) - len(jobs)} that exist already")
@@ -50,9 +62,10 @@ def infer(
         return
 
     from tvt_jax.bundled import SMALL_MODEL
-    from tvt_jax.images import read_image, write_image
+    from tvt_jax.files import claimed
     from tvt_jax.inference.tag_files import TagFile
     from tvt_jax.inference.upscaler import Upscaler
+    from tvt_jax.inference.whole_files import upscale_file
     from tvt_jax.progress import progress
     from tvt_jax.text import NO_TEXT_ENCODER
 
@@ -61,35 +74,47 @@ def infer(
         model = SMALL_MODEL
         if not quiet:
             print("no --model: the small bundled model restores; it is made for CPUs.")
-    upscaler = Upscaler.from_folder(model, dtype)
+    upscaler = Upscaler.from_folder(model, dtype, lora_scale=lora_scale)
     if not upscaler.takes_prompts and (restoration.prompt is not None or file is not None):
         raise UserError(NO_TEXT_ENCODER)
     if file is not None and not upscaler.has_tagger:
         _check_complete(file, [job.source for job in jobs])
-    failed = []
+    failed, said = [], set()
     for job in progress(jobs, "upscaling", quiet=quiet or len(jobs) == 1):
         given = () if no_tags else None
         if file is not None and job.source in file:
             given = file[job.source]
         try:
-            result = upscaler.upscale(read_image(job.source), restoration, given)
-            write_image(job.target, result.image)
+            with claimed(job.target) as ours:
+                if not ours or (skip_existing and job.done()):
+                    note(f"{job.target} is another process's work")
+                    continue
+                written = upscale_file(
+                    upscaler.upscale, job.source, job.target, job.format,
+                    restoration, encoding, given, all_frames,
+                )  # fmt: skip
         except (UserError, MemoryError, OSError) as error:
             if not isinstance(error, UserError):
                 error = UserError(f"{job.source} failed: {error!r}.")
+            elif str(job.source) not in str(error):
+                error = UserError(f"{job.source}: {error}")
             if len(jobs) == 1:
                 raise error from None
             print_error(error)
             failed.append(job.source)
             continue
         if file is not None and given is None:
-            file.add(job.source, list(result.tags))
+            file.add(job.source, list(written.tags))
             file.write()
         if not quiet:
-            height, width = result.image.shape[:2]
+            width, height = written.size
             print_line(f"{job.source} -> {job.target} ({width}x{height})")
-            if result.tags:
-                print_line(f"  tags: {', '.join(result.tags)}")
+            if written.tags:
+                print_line(f"  tags: {', '.join(written.tags)}")
+        for line in written.notes:
+            if line not in said:
+                note(f"{job.source}: {line} (said once)")
+            said.add(line)
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} images failed, the others are done.")
 

@@ -28,7 +28,12 @@ def build_prompt(tags: Sequence[str], text: str | None = None) -> str:
     Args:
       tags: what is seen in the image; may be empty.
       text: the user's own words, used as they are after the tags; None for the fixed words.
+
+    Raises:
+      TypeError: tags are something else; one text is not a sequence of them.
     """
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise TypeError("`tags` must be a sequence of words.")
     if text is None:
         return f"{', '.join(tags)}, {QUALITY_WORDS},"
     return ", ".join([*tags, text])
@@ -97,6 +102,14 @@ class Text:
                 raise UserError(NO_TEXT_ENCODER)
             return jnp.asarray(self.encode(self.params, None))
         return self._encode(self.params, tokenize(self._tokenizer, prompt, self.num_tokens))
+
+    def unread(self, prompt: str) -> str:
+        """Returns the end of a prompt that is not read, for it is longer than `num_tokens`."""
+        tokens = self._tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        if len(tokens) <= self.num_tokens:
+            return ""
+        # The last token that is read is the mark of the end.
+        return self._tokenizer.decode(tokens[self.num_tokens - 1 :], skip_special_tokens=True)
 
     def embed_negative(self, prompt: str) -> np.ndarray:
         """Returns the embedding [1, N, C] float32 of a negative prompt, or the stored one."""

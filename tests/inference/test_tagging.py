@@ -316,7 +316,7 @@ def prompts(upscalers, monkeypatch):
     for upscaler in upscalers.values():
         monkeypatch.setattr(upscaler, "_embed", prompts.append)
     monkeypatch.setattr(Upscaler, "_run", run)
-    monkeypatch.setattr(Upscaler, "from_folder", lambda model, dtype: upscalers[model])
+    monkeypatch.setattr(Upscaler, "from_folder", lambda model, *_, **__: upscalers[model])
     return prompts
 
 

@@ -58,6 +58,25 @@ def test_they_are_merged_when_the_network_is_opened(folder):
         np.testing.assert_allclose(merged[name], want, atol=1e-6)
 
 
+def test_their_strength_is_chosen(folder):
+    path, _ = folder
+    base = UNet2DConditionModel.from_pretrained(path).state_dict()
+    whole, half, none = (open_network(path, "unet", scale)[1] for scale in (1, 0.5, 0))
+    changed = 0
+    for name in base:
+        want = base[name].numpy()
+        np.testing.assert_array_equal(none[name], want)
+        np.testing.assert_allclose(half[name] - want, (whole[name] - want) / 2, atol=1e-6)
+        changed += not np.array_equal(whole[name], want)
+    assert changed > 10
+    for scale in (-1, float("nan")):
+        with pytest.raises(UserError, match="`lora_scale` .* must be 0 or more"):
+            open_network(path, "unet", scale)
+    (path / ADAPTER_FILE).unlink()
+    with pytest.raises(UserError, match="`lora_scale` has no effect: .* keeps no adapters apart"):
+        open_network(path, "unet", 0.5)
+
+
 def test_diffusers_reads_them(folder):
     path, _ = folder
     unet = UNet2DConditionModel.from_pretrained(path).eval()

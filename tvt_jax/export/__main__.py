@@ -12,7 +12,7 @@ def export(
     format: Literal["saved_model", "stablehlo"],
     model: Path = SMALL_MODEL,
     dtype: Literal["float32", "bfloat16"] = "float32",
-    color_fix: Literal["adain", "wavelet", "none"] = "adain",
+    color_fix: Literal["adain", "wavelet", "lab", "none"] = "adain",
 ) -> None:
     """Export a model for images of any size, on CPUs, NVIDIA GPUs and TPUs.
 

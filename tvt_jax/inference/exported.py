@@ -59,7 +59,7 @@ class ExportedUpscaler:
         tags: Sequence[str] = (),
     ) -> np.ndarray:  # fmt: skip
         """Upscales one image; arguments, result and errors as of `Upscaler`."""
-        sizing.check_image(image)
+        sizing.check_image(image, ("uint8",))
         options = RestorationOptions(scale=scale, prompt=prompt)
         plan = sizing.plan_sizes(image.shape[1], image.shape[0], options.scale)
         restored = self.restore(sizing.enlarge(image, plan), prompt, tags)
@@ -69,7 +69,7 @@ class ExportedUpscaler:
         self, image: np.ndarray, prompt: str | None = None, tags: Sequence[str] = ()
     ) -> np.ndarray:
         """Restores an image [H, W, 3] uint8 that has its final size already; returns the same."""
-        sizing.check_image(image)
+        sizing.check_image(image, ("uint8",))
         if prompt is None and not tags:
             return self.run("restore", image[None])[0]
         if not self.takes_prompts:

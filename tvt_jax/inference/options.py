@@ -1,11 +1,12 @@
 """What a user chooses about a restoration: the same in the API and in the commands."""
 
 import dataclasses
+import numbers
 from typing import Literal, get_args
 
-from tvt_jax.errors import UserError
+from tvt_jax.errors import UserError, check_type
 
-ColorFix = Literal["adain", "wavelet", "none"]
+ColorFix = Literal["adain", "wavelet", "lab", "none"]
 Posterior = Literal["mean", "sample"]
 MAX_SCALE = 8
 
@@ -19,8 +20,9 @@ class RestorationOptions:
       prompt: text to guide the restoration, used as it is; tags, when there are any, go before it.
         Left out: the release's fixed words, or the stored embedding of a model that has no text
         encoder and takes no prompt.
-      color_fix: take the colours of the input: adain matches mean and deviation, wavelet takes low
-        frequencies.
+      color_fix: take the colours of the input: adain matches mean and deviation of red, green and
+        blue, lab those of lightness and colour, wavelet takes low frequencies.
+      blend: share of the enlarged input in the output, 0 to 1.
       posterior: mean of the encoder's distribution (repeatable), or a sample as the release.
       seed: of that sample; 0 if left out.
 
@@ -31,10 +33,17 @@ class RestorationOptions:
     scale: float = 4
     prompt: str | None = None
     color_fix: ColorFix = "adain"
+    blend: float = 0.0
     posterior: Posterior = "mean"
     seed: int | None = None
 
     def __post_init__(self):
+        check_type("scale", self.scale, numbers.Real)
+        check_type("blend", self.blend, numbers.Real)
+        if not 0 <= self.blend <= 1:
+            raise UserError(f"`blend` {self.blend} is not between 0 and 1.")
+        check_type("prompt", self.prompt, str, type(None))
+        check_type("seed", self.seed, numbers.Integral, type(None))
         if not 1 <= self.scale <= MAX_SCALE:
             raise UserError(
                 f"`scale` {self.scale} is not between 1 and {MAX_SCALE}; models are made for 4."

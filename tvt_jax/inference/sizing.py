@@ -1,11 +1,12 @@
 """Which sizes an image goes through on its way to the output."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from tvt_jax.errors import UserError
+from tvt_jax.errors import UserError, check_type
 
 # The release enlarges small inputs until their short side is this after upscaling (its
 # `process_size`), the size that the networks were trained at.
@@ -17,11 +18,18 @@ _MAX_ENLARGED_SIDE = 2048
 Size = tuple[int, int]  # width, height
 
 
-def check_image(image: np.ndarray) -> None:
-    """Raises UserError unless `image` is [H, W, 3] uint8 and not empty."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+def check_image(image: np.ndarray, dtypes: Sequence[str] = ("uint8", "uint16")) -> None:
+    """Raises unless `image` is [H, W, 3] of one of the dtypes and not empty.
+
+    Raises:
+      TypeError: it is no array.
+      UserError: it is another array.
+    """
+    check_type("image", image, np.ndarray)
+    if image.dtype not in dtypes or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(
-            f"an image must be [height, width, 3] uint8, not {image.shape} {image.dtype}."
+            f"`image` must be [height, width, 3] {' or '.join(dtypes)}, not {image.shape} "
+            f"{image.dtype}."
         )
 
 
@@ -66,12 +74,21 @@ def _scaled(side: int, scale: float) -> int:
 
 
 def enlarge(image: np.ndarray, plan: SizePlan) -> np.ndarray:
-    """Resizes the input [H, W, 3] uint8 to `plan.working`, bicubic, in the release's two steps."""
-    enlarged = Image.fromarray(image)
-    for size in (plan.enlarged, plan.working):
-        if enlarged.size != size:
-            enlarged = enlarged.resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(enlarged)
+    """Resizes the input [H, W, 3] to `plan.working`, bicubic, in the release's two steps."""
+    return resize(resize(image, plan.enlarged), plan.working)
+
+
+def resize(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes [H, W] or [H, W, C] uint8 or uint16, bicubic, by Pillow."""
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2] == 3):
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    if image.ndim == 2:
+        # Pillow has 16 bits in one channel only.
+        channel = Image.fromarray(np.ascontiguousarray(image))
+        return np.asarray(channel.resize(size, Image.Resampling.BICUBIC))
+    return np.stack([resize(image[..., c], size) for c in range(image.shape[2])], axis=2)
 
 
 def pad(image: np.ndarray, multiple: int) -> np.ndarray:
@@ -89,7 +106,5 @@ def pad(image: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def to_output(image: np.ndarray, plan: SizePlan) -> np.ndarray:
-    """Resizes [H, W, 3] uint8 of `plan.working` to `plan.output`, bicubic, where they differ."""
-    if plan.working == plan.output:
-        return image
-    return np.asarray(Image.fromarray(image).resize(plan.output, Image.Resampling.BICUBIC))
+    """Resizes [H, W, 3] of `plan.working` to `plan.output`, bicubic, where they differ."""
+    return resize(image, plan.output)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +15,17 @@ import numpy as np
 from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.config import SchedulerConfig
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
-from tvt_jax.errors import UserError
+from tvt_jax.errors import UserError, check_type
 from tvt_jax.hub import local_model
+from tvt_jax.images.formats import DEFAULT_ENCODING, Encoding
 from tvt_jax.inference import sizing
+from tvt_jax.inference.any_image import ImageLike, Progress, no_progress, upscale_all
 from tvt_jax.inference.color import color_fix
 from tvt_jax.inference.exported import ExportedUpscaler
+from tvt_jax.inference.jobs import plan_jobs
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
 from tvt_jax.inference.tagging import load_tagger
+from tvt_jax.inference.whole_files import Written, upscale_file
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
 from tvt_jax.parallel import preferred_dtype
@@ -39,7 +44,7 @@ class Upscaled(NamedTuple):
     """What became of an image.
 
     Attributes:
-      image: [H, W, 3] uint8.
+      image: [H, W, 3], of the dtype of the input.
       tags: what the prompt says is seen in it.
     """
 
@@ -67,10 +72,17 @@ class Upscaler:
         self._alpha_bar = alphas_cumprod(scheduler)[ONE_STEP_TIMESTEP]
         self._multiple = max(8, vae.config.downsampling)
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
+        self._copies: list[Upscaler] = []  # on other devices
 
     @classmethod
-    def from_folder(cls, model: str | Path = SMALL_MODEL, dtype: str = "auto") -> "Upscaler":
-        """Loads a model folder onto the default device; its tagger when the first image comes.
+    def from_folder(
+        cls,
+        model: str | Path = SMALL_MODEL,
+        dtype: str = "auto",
+        devices: Sequence[jax.Device] | None = None,
+        lora_scale: float = 1.0,
+    ) -> "Upscaler":
+        """Loads a model folder; its tagger when the first image comes.
 
         Args:
           model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`, or the
@@ -79,10 +91,17 @@ class Upscaler:
           dtype: of the UNet and the text encoder: "float32", "bfloat16", "float16", or "auto",
             which is bfloat16 where the device computes in it and float32 elsewhere. The VAE is
             float32 in any case, as in the release: it carries the pixels.
+          devices: each gets a copy of the weights, and they share the images of a list. Default:
+            the first one.
+          lora_scale: strength of the UNet's adapters, where the folder keeps them apart: 0 leaves
+            them out, 1 is as they were trained.
 
         Raises:
-          UserError: the folder is incomplete, damaged or inconsistent.
+          TypeError: an argument is of another type.
+          UserError: the folder is incomplete, damaged or inconsistent, or has no adapters.
         """
+        check_type("model", model, str, Path)
+        check_type("lora_scale", lora_scale, numbers.Real)
         if dtype not in DTYPES:
             raise UserError(f"`dtype` {dtype} is not one of {', '.join(DTYPES)}.")
         model = local_model(model)
@@ -90,7 +109,7 @@ class Upscaler:
         if dtype == "auto":
             dtype = preferred_dtype()
         vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
-        unet = load_network(model / "unet", "unet", jnp.dtype(dtype), jnp.dtype(dtype))
+        unet = load_network(model / "unet", "unet", jnp.dtype(dtype), jnp.dtype(dtype), lora_scale)
         text = load_text(model, jnp.dtype(dtype))
         _check_consistent(vae, unet, text, model)
         tagger = None
@@ -98,7 +117,23 @@ class Upscaler:
             # Float32 as in the release, and one image at a time: nothing to share among devices.
             tagger = load_tagger(model, batch_size=1, devices=jax.local_devices()[:1])
         scheduler = read_scheduler_config(model)
-        return cls(vae, unet, text, scheduler, tagger)
+        upscaler = cls(vae, unet, text, scheduler, tagger)
+        if devices is None:
+            return upscaler
+        devices = list(devices)
+        if not devices or not all(isinstance(device, jax.Device) for device in devices):
+            raise TypeError("`devices` must be a sequence of one or more of jax.devices().")
+        first, *others = (upscaler._on(device, scheduler) for device in devices)
+        first._copies = others
+        return first
+
+    def _on(self, device: jax.Device, scheduler: SchedulerConfig) -> "Upscaler":
+        """The same with its weights on a device."""
+        vae, unet, text = (
+            dataclasses.replace(x, params=jax.device_put(x.params, device))
+            for x in (self._vae, self._unet, self._text)
+        )
+        return Upscaler(vae, unet, text, scheduler, self._tagger)
 
     @staticmethod
     def from_export(folder: str | Path) -> ExportedUpscaler:
@@ -117,23 +152,86 @@ class Upscaler:
 
     def __call__(
         self,
-        image: np.ndarray,
+        image: ImageLike | Sequence[ImageLike],
         options: RestorationOptions = DEFAULTS,
         *,
         tags: Sequence[str] | None = None,
+        progress: Progress = no_progress,
         **changes: Any,
-    ) -> np.ndarray:
-        """Upscales one image; `upscale` says more.
+    ) -> Any:
+        """Upscales an image, or several.
 
-        >>> upscaler(image, scale=2, prompt="a cat")
-        >>> upscaler(image, options)
+        >>> upscaler(array, scale=2, prompt="a cat")
+        >>> upscaler("photo.png").save("large.png")
+        >>> upscaler([first, second], options)
 
         Args:
+          image: an array [H, W, 3] uint8 or uint16, sRGB; an image of Pillow; the path of a file
+            (`upscale_file` writes one with all that is in it); or a list or tuple of these.
+          options: how.
+          tags: as of `upscale`.
+          progress: takes how many images are done and how many there are, after each.
           changes: fields of `RestorationOptions`, in the place of those of `options`.
 
-        Returns: [round(scale x H), round(scale x W), 3] uint8.
+        Returns: for an array [round(scale x H), round(scale x W), 3] of its dtype; for an image of
+          Pillow or a path, an image of Pillow of the same mode, with profile and metadata in its
+          `info`; for several, a list.
+        Raises:
+          TypeError: an argument is of another type.
+          UserError: as `upscale`; a file cannot be read.
         """
-        return self.upscale(image, dataclasses.replace(options, **changes), tags).image
+        check_type("options", options, RestorationOptions)
+        options = dataclasses.replace(options, **changes)
+        upscales = [
+            functools.partial(worker._upscale_array, options=options, tags=tags)
+            for worker in (self, *self._copies)
+        ]
+        if isinstance(image, list | tuple):
+            return upscale_all(upscales, image, progress)
+        [result] = upscale_all(upscales, [image], progress)
+        return result
+
+    def _upscale_array(
+        self, image: np.ndarray, options: RestorationOptions, tags: Sequence[str] | None
+    ) -> np.ndarray:
+        return self.upscale(image, options, tags).image
+
+    def upscale_file(
+        self,
+        source: str | Path,
+        target: str | Path,
+        options: RestorationOptions = DEFAULTS,
+        encoding: Encoding = DEFAULT_ENCODING,
+        *,
+        tags: Sequence[str] | None = None,
+        all_frames: bool = False,
+        **changes: Any,
+    ) -> Written:
+        """Upscales a file as `python -m tvt_jax.infer` does: it leaves as it came.
+
+        >>> upscaler.upscale_file("photo.tif", "large.tif", scale=2)
+
+        Args:
+          source, target: the files; the target's suffix says its format.
+          options, tags, changes: as in `__call__`.
+          encoding: quality and metadata of the target.
+          all_frames: of an animation, or all pages; else the first.
+
+        Raises:
+          TypeError: an argument is of another type.
+          UserError: as `upscale`; a file cannot be read or written.
+        """
+        check_type("source", source, str, Path)
+        check_type("target", target, str, Path)
+        check_type("options", options, RestorationOptions)
+        check_type("encoding", encoding, Encoding)
+        options = dataclasses.replace(options, **changes)
+        if not Path(source).is_file():
+            raise UserError(f"`source` {source} is no file.")
+        [job] = plan_jobs([Path(source)], Path(target), encoding)
+        return upscale_file(
+            self.upscale, job.source, job.target, job.format, options, encoding, tags, all_frames
+        )
 
     def upscale(
         self,
@@ -144,7 +242,7 @@ class Upscaler:
         """Enlarges one image and restores it.
 
         Args:
-          image: [H, W, 3] uint8, any size from 1 x 1 on.
+          image: [H, W, 3] uint8 or uint16, sRGB, any size from 1 x 1 on.
           options: how.
           tags: what is seen in the image, before the text in the prompt; () for nothing, None to
             ask the tagger, if the model has one.
@@ -159,7 +257,8 @@ class Upscaler:
         if tags is None:
             tags = self._tag(enlarged)
         restored = self._restore(enlarged, options, tags)
-        quantised = np.round(np.clip(restored, 0.0, 1.0) * 255.0).astype(np.uint8)
+        white = np.iinfo(image.dtype).max
+        quantised = np.round(np.clip(restored, 0.0, 1.0) * np.float32(white)).astype(image.dtype)
         return Upscaled(sizing.to_output(quantised, plan), tuple(tags))
 
     def restore(
@@ -173,7 +272,7 @@ class Upscaler:
         """Restores an image that has its final size already, without rounding.
 
         Args:
-          image: [H, W, 3] uint8, the enlarged input.
+          image: [H, W, 3] uint8 or uint16, the enlarged input.
           options, tags, changes: as in `__call__`; the scale plays no part.
 
         Returns: [H, W, 3] float32, about [0, 1] (a colour fix may leave that range).
@@ -185,7 +284,11 @@ class Upscaler:
 
     def _tag(self, image: np.ndarray) -> list[str]:
         """What is seen in an image; the tagger sees it enlarged, as in the release."""
-        return [] if self._tagger is None else self._tagger([image])[0]
+        if self._tagger is None:
+            return []
+        return self._tagger([image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)])[
+            0
+        ]
 
     def _restore(
         self, image: np.ndarray, options: RestorationOptions, tags: Sequence[str]
@@ -194,6 +297,8 @@ class Upscaler:
         prompt = options.prompt
         if self.takes_prompts or tags:
             prompt = build_prompt(tags, prompt)
+        if self.takes_prompts and (unread := self._text.unread(prompt)):
+            print(f"note: the prompt is too long, this is not read: {unread}", file=sys.stderr)
         context = self._embed(prompt)
         padded = jnp.asarray(sizing.pad(image, self._multiple))
         key = jax.random.key(options.seed or 0) if options.posterior == "sample" else None
@@ -208,12 +313,13 @@ class Upscaler:
             raise UserError(
                 "the network's output is not finite and is not written; the weights are damaged."
             )
-        return np.asarray(_finish(restored[:height, :width], image, options.color_fix))
+        finished = _finish(restored[:height, :width], image, options.color_fix, options.blend)
+        return np.asarray(finished)
 
     def _run(self, unet: Network, image, context, key) -> tuple[jax.Array, bool]:
         """Runs the networks on a padded image; one compilation for each size."""
         arguments = (self._vae.params, unet.params, image, context, key)
-        cached = (unet.dtype, image.shape, context.shape, key is None)
+        cached = (unet.dtype, image.shape, image.dtype, context.shape, key is None)
         if cached not in self._compiled:
             step = functools.partial(_one_step, self._vae, unet, float(self._alpha_bar))
             self._compiled[cached], _ = compile_to_fit(
@@ -230,12 +336,12 @@ def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, key
 
     Args:
       vae, unet: networks; alpha_bar: of the one timestep.
-      image: [H, W, 3] uint8, padded; context: [1, tokens, width]; key: for a sample of the
-        posterior, None for its mean.
+      image: [H, W, 3] uint8 or uint16, padded; context: [1, tokens, width]; key: for a sample of
+        the posterior, None for its mean.
 
     Returns: (image [H, W, 3] float32 in [0, 1], whether all of it is finite).
     """
-    pixels = image.astype(jnp.float32)[None] / 127.5 - 1.0
+    pixels = image.astype(jnp.float32)[None] / (jnp.iinfo(image.dtype).max / 2) - 1.0
     restored, _ = restore(
         vae(vae_params), unet(unet_params), pixels, context,
         scaling_factor=vae.config.scaling_factor,
@@ -248,9 +354,11 @@ def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, key
 
 
 @functools.partial(jax.jit, static_argnames="method")
-def _finish(restored, reference, method):
-    """Applies the colour fix to the cropped image; all [H, W, 3]."""
-    return color_fix(restored, reference.astype(jnp.float32) / 255.0, method)
+def _finish(restored, reference, method, blend):
+    """Applies the colour fix to the cropped image and blends it with the input; all [H, W, 3]."""
+    reference = reference.astype(jnp.float32) / jnp.iinfo(reference.dtype).max
+    fixed = color_fix(restored, reference, method)
+    return fixed + blend * (reference - fixed)
 
 
 def _check_consistent(vae: Network, unet: Network, text: Text, model: Path) -> None:

@@ -39,6 +39,11 @@ class Adapters:
     config: LoRAConfig
     layers: Mapping[str, Pair]
 
+    def scaled(self, strength: float) -> "Adapters":
+        """The same at another strength; 1 is as it is."""
+        alpha = strength * self.config.alpha
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, alpha=alpha))
+
 
 def merged_tensors(base: Tensors, *adapters: Adapters) -> Tensors:
     """Adds adapters to the weights of a state dict, lazily."""

@@ -73,15 +73,26 @@ def read_network_config(folder: Path, kind: str) -> Any:
     return KINDS[kind][0].from_json(read_json(path), str(path))
 
 
-def open_network(folder: Path, kind: str) -> tuple[Any, Tensors]:
+def open_network(folder: Path, kind: str, lora_scale: float = 1.0) -> tuple[Any, Tensors]:
     """Opens a network's folder without reading the weights; adapters beside them are merged.
+
+    Args:
+      folder: the network's own folder.
+      kind: a key of `KINDS`.
+      lora_scale: strength of the adapters: 0 leaves them out, 1 is as they were trained.
 
     Returns: (its configuration, its tensors under the names of this project's module).
     Raises:
-      UserError: the folder is incomplete or damaged.
+      UserError: the folder is incomplete or damaged, or has no adapters for another strength.
     """
     config, tensors, adapters = open_network_and_adapters(folder, kind)
-    return config, merged_tensors(tensors, adapters) if adapters.layers else tensors
+    if not 0 <= lora_scale < float("inf"):
+        raise UserError(f"`lora_scale` {lora_scale} must be 0 or more, and finite.")
+    if not adapters.layers:
+        if lora_scale != 1:
+            raise UserError(f"`lora_scale` has no effect: {folder} keeps no adapters apart.")
+        return config, tensors
+    return config, merged_tensors(tensors, adapters.scaled(lora_scale))
 
 
 def open_network_and_adapters(folder: Path, kind: str) -> tuple[Any, Tensors, Adapters]:
@@ -117,7 +128,14 @@ def _new_attention_name(name: str) -> str:
     return f"{parent}.{_OLD_ATTENTION[last]}.{leaf}"
 
 
-def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **options: Any) -> Network:
+def load_network(
+    folder: Path,
+    kind: str,
+    dtype: Any,
+    param_dtype: Any,
+    lora_scale: float = 1.0,
+    **options: Any,
+) -> Network:
     """Loads a network of a model folder.
 
     Args:
@@ -125,12 +143,13 @@ def load_network(folder: Path, kind: str, dtype: Any, param_dtype: Any, **option
       kind: a key of `KINDS`.
       dtype: dtype of the computation.
       param_dtype: dtype of the weights in memory.
+      lora_scale: as of `open_network`.
       options: further arguments of the module (`remat`).
 
     Raises:
       UserError: files are missing or damaged, or do not fit the configuration.
     """
-    config, tensors = open_network(folder, kind)
+    config, tensors = open_network(folder, kind, lora_scale)
     model = abstract_network(kind, config, dtype=dtype, param_dtype=param_dtype, **options)
     params = params_from_torch(model, tensors, param_dtype, str(folder))
     return Network(kind, config, jnp.dtype(dtype), nnx.graphdef(model), params)

@@ -1,15 +1,14 @@
-"""Image files: which files are images, how each kind becomes 8-bit RGB, and how images are written.
+"""How each kind of image file becomes 8-bit RGB for a network, and how that is written.
 
 Training, preparation, inference and evaluation read by these rules, so that a network meets the
 same pixels everywhere.
 """
 
-import functools
+import contextlib
 import io
-import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +17,8 @@ from PIL import Image, ImageOps
 
 from tvt_jax.errors import UserError
 from tvt_jax.files import atomic_file
+from tvt_jax.images.formats import FORMATS, format_of, readable_formats
 
-WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# Not photographs, or read by running another program (EPS by Ghostscript), or only stubs.
-_EXCLUDED_FORMATS = frozenset("BUFR EPS FITS GRIB HDF5 IMT MCIDAS MPEG SPIDER WMF XVTHUMB".split())
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 # Pixels. Decoding takes up to 12 bytes each. Larger images are decoded one at a time in a process,
 # so that many threads with a few of them do not fill the memory.
@@ -53,19 +50,6 @@ class DecodedImage(NamedTuple):
     conversions: tuple[str, ...]
 
 
-@functools.cache
-def image_suffixes() -> frozenset[str]:
-    """Suffixes, in lower case with their dot, of the formats that Pillow reads here."""
-    extensions = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in extensions.items() if name in _formats())
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in Image.OPEN if name not in _EXCLUDED_FORMATS)
-
-
 def decode_image(data: bytes, min_side: int = 1) -> DecodedImage:
     """Decodes an image.
 
@@ -80,15 +64,24 @@ def decode_image(data: bytes, min_side: int = 1) -> DecodedImage:
     Raises:
       BadImage: the image is damaged, too small, too large or of a refused kind.
     """
+    with (
+        reading_image(),
+        Image.open(io.BytesIO(data), formats=readable_formats()) as image,
+    ):
+        width, height = image.size
+        if min(width, height) < min_side:
+            raise BadImage(f"{width}x{height} px, smaller than {min_side}")
+        if width * height > _LARGE:
+            with _one_large_image:
+                return _to_rgb(image)
+        return _to_rgb(image)
+
+
+@contextlib.contextmanager
+def reading_image() -> Iterator[None]:
+    """Turns whatever goes wrong while an image is decoded into a `BadImage`."""
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            width, height = image.size
-            if min(width, height) < min_side:
-                raise BadImage(f"{width}x{height} px, smaller than {min_side}")
-            if width * height > _LARGE:
-                with _one_large_image:
-                    return _to_rgb(image)
-            return _to_rgb(image)
+        yield
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -126,7 +119,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     if suffix == ".webp":
         options = {"lossless": True}
     with atomic_file(path) as temporary:
-        file_format = Image.registered_extensions()[suffix]
+        file_format = FORMATS[format_of(path)].name
         try:
             Image.fromarray(image).save(temporary, format=file_format, **options)
         except ValueError as error:  # too large for the format, for example
@@ -156,58 +149,11 @@ def to_float(pixels):
     return (pixels * _HIGH + pixels * _LOW) - 1.0
 
 
-def find_images(
-    path: Path,
-    parameter: str = "`input`",
-    leave_out: Path | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> list[tuple[Path, Path]]:
-    """Lists the images of a file, or of a folder and below, each with its path relative to it.
-
-    Args:
-      path: the file or folder. Hidden files and folders are not searched.
-      parameter: where it comes from, for messages.
-      leave_out: a folder that is not searched.
-      report: takes a line about each folder that is not searched because it is a link or cannot be
-        read.
-
-    Raises:
-      UserError: `path` is missing, or no image, or a folder without images.
-    """
-    if path.is_file():
-        check_readable(path, parameter)
-        return [(path, Path(path.name))]
-    if not path.is_dir():
-        raise UserError(f"{parameter} {path} does not exist.")
-    suffixes, found = image_suffixes(), []
-    left_out = None if leave_out is None else leave_out.resolve()
-    for folder, folders, files in os.walk(path, onerror=lambda error: report(f"left out: {error}")):
-        inside = Path(folder)
-        found += [inside / n for n in files if not n.startswith(".")]
-        folders[:] = [n for n in folders if not n.startswith(".")]
-        links = [n for n in folders if (inside / n).is_symlink()]
-        for name in links:
-            report(f"left out: {inside / name} is a link to a folder")
-        folders[:] = [n for n in folders if n not in links and (inside / n).resolve() != left_out]
-    found = sorted(p for p in found if p.suffix.lower() in suffixes and p.is_file())
-    if not found:
-        raise UserError(f"{parameter} {path} has no images (PNG, JPEG, WebP, TIFF, ...).")
-    return [(p, p.relative_to(path)) for p in found]
-
-
-def check_readable(path: Path, parameter: str = "`input`") -> None:
-    """Raises UserError unless the suffix is that of a format that is read here."""
-    if path.suffix.lower() not in image_suffixes():
-        raise UserError(
-            f"{parameter} {path} is of no image format that can be read (PNG, JPEG, WebP, ...)."
-        )
-
-
 def _to_rgb(image: Image.Image) -> DecodedImage:
     conversions = []
     if _is_animated(image):
         conversions.append("first of several frames")
-    deep = image.mode in _SIXTEEN_BIT_MODES or _reads_sixteen_bits(image)
+    deep = image.mode in _SIXTEEN_BIT_MODES or reads_sixteen_bits(image)
     image.load()
     mode = image.mode
     if mode == "F":
@@ -255,6 +201,6 @@ def _is_animated(image: Image.Image) -> bool:
         return True
 
 
-def _reads_sixteen_bits(image: Image.Image) -> bool:
+def reads_sixteen_bits(image: Image.Image) -> bool:
     """Whether Pillow's reader itself reduces 16-bit colour to 8 (it keeps the upper byte)."""
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
