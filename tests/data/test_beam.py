@@ -35,7 +35,7 @@ def files(output):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = write_images(tmp_path_factory.mktemp("in") / "photos", 10, 50, 70)
+    folder = write_images(tmp_path_factory.mktemp("in") / "photos", 10, 70, 90)
     (folder / "copy.png").write_bytes((folder / "003.png").read_bytes())
     (folder / "broken.jpg").write_bytes(b"\xff\xd8")
     return folder
