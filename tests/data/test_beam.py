@@ -68,7 +68,7 @@ def test_beam_finishes_what_a_plain_run_began(folder, plain, tmp_path):
             raise KeyboardInterrupt
 
     output = tmp_path / "out"
-    settings = Settings((str(folder),), filters=Filters(crop=32, min_side=1), shard_size=3)
+    settings = Settings((str(folder),), filters=Filters(crop=32), shard_size=3)
     with pytest.raises(KeyboardInterrupt):
         prepare_shards(str(output), settings, stop_after_two)
     assert (output / "plan.json").exists()
