@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo lpips test test-slow test-beam lint parity-full tagger-full step-speed bench clean
+.PHONY: setup demo lpips test test-slow test-beam test-app lint parity-full tagger-full step-speed bench clean
 
 setup: $(VENV)/.test-installed
 
@@ -28,6 +28,10 @@ test-slow: $(VENV)/.test-installed lpips
 test-beam: .venv-beam/.installed
 	.venv-beam/bin/python -m pytest --noconftest tests/data/test_beam.py
 
+# Gradio wants an older Pillow than the tests, so the page has an environment of its own.
+test-app: .venv-app/.installed
+	$(CPU) .venv-app/bin/python -m pytest --noconftest tests/test_app.py
+
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,7 +53,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity
 
 clean:
-	rm -rf $(VENV) .venv-beam outputs .xla_cache
+	rm -rf $(VENV) .venv-beam .venv-app outputs .xla_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -69,4 +73,9 @@ $(VENV)/.test-installed: requirements-test.txt $(VENV)/.installed
 .venv-beam/.installed: requirements-beam.txt
 	$(PYTHON) -m venv .venv-beam
 	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -r $< pytest==8.4.2
+	touch $@
+
+.venv-app/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-app
+	.venv-app/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[app]" pytest==8.4.2 playwright
 	touch $@

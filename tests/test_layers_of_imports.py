@@ -31,6 +31,7 @@ LAYERS = (
         "bench",
         "demo",
         "doctor",
+        "app",
     },
 )
 # The only imports between folders of one row.
