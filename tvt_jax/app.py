@@ -80,8 +80,7 @@ def make_page(gradio, upscaler, max_megapixels: float):
         except UserError as error:
             raise gradio.Error(str(error).replace(str(source), source.name)) from error
         lines = [f"{written.size[0]} x {written.size[1]} px", *written.notes]
-        if written.tags:
-            lines.append(f"tags: {', '.join(written.tags)}")
+        lines += [f"tags: {', '.join(written.tags)}"] if written.tags else []
         return _previews(source, target), str(target), "\n\n".join(lines)
 
     with gradio.Blocks(title="tvt_jax", delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)) as page:
