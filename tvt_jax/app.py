@@ -14,8 +14,7 @@ from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.cli import run
 from tvt_jax.errors import UserError
 
-_KEPT_SECONDS = 3600  # results on the server
-_PREVIEW_SIDE = 2048  # px; what the slider shows at most
+_KEPT_SECONDS, _PREVIEW_SIDE = 3600, 2048  # of results on the server; of the slider's images, px
 
 
 def app(
@@ -79,8 +78,8 @@ def make_page(gradio, upscaler, max_megapixels: float):
             written = upscaler.upscale_file(source, target, options, Encoding(strip_metadata=strip))
         except UserError as error:
             raise gradio.Error(str(error).replace(str(source), source.name)) from error
-        lines = [f"{written.size[0]} x {written.size[1]} px", *written.notes]
-        lines += [f"tags: {', '.join(written.tags)}"] if written.tags else []
+        tags = [f"tags: {', '.join(written.tags)}"] if written.tags else []
+        lines = [f"{written.size[0]} x {written.size[1]} px", *written.notes, *tags]
         return _previews(source, target), str(target), "\n\n".join(lines)
 
     with gradio.Blocks(title="tvt_jax", delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)) as page:
