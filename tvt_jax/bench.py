@@ -60,6 +60,28 @@ def step(
     print(f"{config}, {settings.data.crop} px, {result.described()}")
 
 
+def infer(
+    megapixels: tuple[float, ...] = (1, 4, 12, 24, 48),
+    max_memory: float | None = None,
+    tile: str = "auto",
+    address_space: float | None = None,
+) -> None:
+    """Measure time and peak memory of `infer` on images of growing size.
+
+    Args:
+      megapixels: of the outputs.
+      max_memory: as of `infer`.
+      tile: as of `infer`.
+      address_space: GiB that a process may map, as by `ulimit -v`, the output not counted.
+    """
+    from tvt_jax.benchmarks.infer_memory import infer_memory_report
+
+    options = ["--tile", tile]
+    if max_memory is not None:
+        options += ["--max-memory", str(max_memory)]
+    print(infer_memory_report(megapixels, options, address_space))
+
+
 def memory(
     config: str,
     topology: str = "v5e:2x4",
@@ -107,6 +129,6 @@ def _settings(config: str, batch_size: int | None) -> TrainConfig:
 
 if __name__ == "__main__":
     run(
-        {"complexity": complexity, "data": data, "step": step, "memory": memory},
+        {"complexity": complexity, "data": data, "step": step, "infer": infer, "memory": memory},
         prog="python -m tvt_jax.bench",
     )

@@ -78,4 +78,4 @@ def with_options(message: str) -> str:
 
 def print_line(line: str, file: TextIO | None = None) -> None:
     """Prints a line that may hold file names, with control characters escaped."""
-    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=file)
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=file, flush=True)

@@ -1,5 +1,7 @@
 """`python -m tvt_jax.infer`: upscale photographs."""
 
+import functools
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,8 +67,7 @@ def infer(
     from tvt_jax.files import claimed
     from tvt_jax.inference.tag_files import TagFile
     from tvt_jax.inference.upscaler import Upscaler
-    from tvt_jax.inference.whole_files import upscale_file
-    from tvt_jax.progress import progress
+    from tvt_jax.progress import Progress
     from tvt_jax.text import NO_TEXT_ENCODER
 
     file = None if tags is None else TagFile(tags)
@@ -79,44 +80,66 @@ def infer(
         raise UserError(NO_TEXT_ENCODER)
     if file is not None and not upscaler.has_tagger:
         _check_complete(file, [job.source for job in jobs])
+    upscale = functools.partial(
+        _upscale_file, upscaler, restoration=restoration, encoding=encoding, all_frames=all_frames
+    )
     failed, said = [], set()
-    for job in progress(jobs, "upscaling", quiet=quiet or len(jobs) == 1):
-        given = () if no_tags else None
-        if file is not None and job.source in file:
-            given = file[job.source]
-        try:
-            with claimed(job.target) as ours:
-                if not ours or (skip_existing and job.done()):
-                    note(f"{job.target} is another process's work")
-                    continue
-                written = upscale_file(
-                    upscaler.upscale, job.source, job.target, job.format,
-                    restoration, encoding, given, all_frames,
-                )  # fmt: skip
-        except (UserError, MemoryError, OSError) as error:
-            if not isinstance(error, UserError):
-                error = UserError(f"{job.source} failed: {error!r}.")
-            elif str(job.source) not in str(error):
-                error = UserError(f"{job.source}: {error}")
-            if len(jobs) == 1:
-                raise error from None
-            print_error(error)
-            failed.append(job.source)
-            continue
-        if file is not None and given is None:
-            file.add(job.source, list(written.tags))
-            file.write()
-        if not quiet:
-            width, height = written.size
-            print_line(f"{job.source} -> {job.target} ({width}x{height})")
-            if written.tags:
-                print_line(f"  tags: {', '.join(written.tags)}")
-        for line in written.notes:
-            if line not in said:
-                note(f"{job.source}: {line} (said once)")
-            said.add(line)
+    with Progress(quiet) as show:
+        for number, job in enumerate(jobs):
+            if len(jobs) > 1:
+                show("images", number, len(jobs))
+            given = () if no_tags else None
+            if file is not None and job.source in file:
+                given = file[job.source]
+            try:
+                with claimed(job.target) as ours:
+                    if not ours or (skip_existing and job.done()):
+                        note(f"{job.target} is another process's work")
+                        continue
+                    written = upscale(job, tags=given, note=note, show=show)
+            except (UserError, MemoryError, OSError) as error:
+                if not isinstance(error, UserError):
+                    error = UserError(f"{job.source} failed: {error!r}.")
+                elif str(job.source) not in str(error):
+                    error = UserError(f"{job.source}: {error}")
+                if len(jobs) == 1:
+                    raise error from None
+                print_error(error)
+                failed.append(job.source)
+                continue
+            if file is not None and given is None:
+                file.add(job.source, list(written.tags))
+                file.write()
+            if not quiet:
+                width, height = written.size
+                print_line(f"{job.source} -> {job.target} ({width}x{height})")
+                if written.tags:
+                    print_line(f"  tags: {', '.join(written.tags)}")
+            for line in written.notes:
+                if line not in said:
+                    note(f"{job.source}: {line} (said once)")
+                said.add(line)
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} images failed, the others are done.")
+
+
+def _upscale_file(upscaler, job, *, restoration, encoding, all_frames, tags, note, show):
+    """Upscales one image from file to file; returns what became of it.
+
+    A large one that is interrupted goes on where it was when the command is called again: until it
+    is done, it lies in a folder beside the output.
+    """
+    from tvt_jax.inference.whole_files import upscale_file
+
+    unfinished = job.target.with_name(f".{job.target.name}.unfinished")
+    written = upscale_file(
+        functools.partial(
+            upscaler.upscale, report=note, progress=functools.partial(show, "tiles")
+        ),
+        job.source, job.target, job.format, restoration, encoding, tags, all_frames, unfinished,
+    )  # fmt: skip
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return written
 
 
 def _check_complete(file, sources: list[Path]) -> None:

@@ -7,10 +7,9 @@ Source: paper section 3.3, equation 5.
 import jax.numpy as jnp
 
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, predict_clean
-from tvt_jax.models.vae import sample_posterior
 
 
-def restore(vae, unet, image, context, *, scaling_factor, alpha_bar, key=None):
+def restore(vae, unet, image, context, *, scaling_factor, alpha_bar, noise=None):
     """Encodes, predicts the noise at `ONE_STEP_TIMESTEP`, removes it and decodes.
 
     Args:
@@ -21,13 +20,16 @@ def restore(vae, unet, image, context, *, scaling_factor, alpha_bar, key=None):
       context: [B, N, C], the embedding of the prompt.
       scaling_factor: of the VAE's latents.
       alpha_bar: scalar, the schedule's entry at `ONE_STEP_TIMESTEP`.
-      key: samples the encoder's posterior; None takes its mean.
+      noise: maps a shape to standard normal values, float32, of which the encoder's posterior makes
+        a sample; None takes its mean.
 
     Returns: (image [B, H, W, 3] float32, about [-1, 1] and not clipped; clean latent [B, h, w, c],
       scaled).
     """
     mean, logvar, skips = vae.encode(image)
-    latent = scaling_factor * (mean if key is None else sample_posterior(mean, logvar, key))
+    if noise is not None:
+        mean = mean + jnp.exp(0.5 * logvar) * noise(mean.shape)
+    latent = scaling_factor * mean
     noise = unet(latent, jnp.full((image.shape[0],), ONE_STEP_TIMESTEP), context)
     clean = predict_clean(latent, noise, alpha_bar)
     return vae.decode(clean / scaling_factor, skips), clean

@@ -19,7 +19,7 @@ class Repeater(Upscaler):
     def __init__(self, name="first"):
         self.name, self._copies, self.seen = name, [], []
 
-    def upscale(self, image, options, tags=None):
+    def upscale(self, image, options, tags=None, **_):
         sizing.check_image(image)
         self.seen.append(self.name)
         times = round(options.scale)

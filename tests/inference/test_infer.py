@@ -20,7 +20,7 @@ class Enlarger:
 
     takes_prompts, has_tagger = True, False
 
-    def upscale(self, image, options, tags):
+    def upscale(self, image, options, tags, **callbacks):
         """Repeats pixels; the first one's red says which error is raised."""
         errors = {1: MemoryError(), 2: OSError(28, "No space left on device"), 3: UserError("no")}
         if image[0, 0, 0] in errors:
@@ -109,7 +109,7 @@ def test_too_large_for_the_format_is_said_before_the_work(tmp_path, monkeypatch,
     class Never:
         takes_prompts, has_tagger = True, False
 
-        def upscale(self, *_):
+        def upscale(self, *_, **__):
             raise AssertionError("it worked")
 
     monkeypatch.setattr(Upscaler, "from_folder", lambda *_, **__: Never())

@@ -1,5 +1,6 @@
 """Image files of every kind, made from arrays, and their values read again independently."""
 
+import functools
 import io
 import itertools
 import struct
@@ -34,6 +35,7 @@ def rgb_to_xyz(primaries) -> np.ndarray:
     return adapt @ columns
 
 
+@functools.cache  # that of sRGB says when it was made
 def profile(name: str) -> bytes:
     """An ICC profile: "sRGB", "Display P3", "Adobe RGB", or "grey" with gamma 2.2."""
     if name == "sRGB":

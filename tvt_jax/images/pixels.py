@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from tvt_jax.errors import UserError
 from tvt_jax.files import atomic_file
 from tvt_jax.images.formats import FORMATS, format_of, readable_formats
+from tvt_jax.png import write_png
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 # Pixels. Decoding takes up to 12 bytes each. Larger images are decoded one at a time in a process,
@@ -119,6 +120,9 @@ def write_image(path: Path, image: np.ndarray) -> None:
     if suffix == ".webp":
         options = {"lossless": True}
     with atomic_file(path) as temporary:
+        if suffix == ".png":
+            write_png(temporary, image)
+            return
         file_format = FORMATS[format_of(path)].name
         try:
             Image.fromarray(image).save(temporary, format=file_format, **options)

@@ -121,6 +121,16 @@ def put_together(photograph: Photograph, enlarged: np.ndarray) -> Image.Image:
     return image
 
 
+def memory_to_write(photograph: Photograph, file_format: str) -> float:
+    """Bytes a pixel that writing takes beside the enlargement: PNG and TIFF go by rows."""
+    frame = photograph.frames[0]
+    as_it_is = frame.rgb.dtype == photograph.dtype and photograph.profile is None
+    as_it_is = as_it_is and frame.alpha is None and photograph.kind == "color"
+    values = 0.0 if as_it_is else 4.0 * np.dtype(photograph.dtype).itemsize
+    by_rows = photograph.kind in ("grey", "color") and len(photograph.frames) == 1
+    return values + (0.0 if file_format == "png" and by_rows else 8.0)
+
+
 def _losses(photograph: Photograph, target: Format, encoding: Encoding) -> list[str]:
     """What a format cannot keep of a photograph."""
     lost = []

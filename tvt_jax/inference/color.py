@@ -19,7 +19,7 @@ _TO_XYZ = _TO_XYZ / _TO_XYZ.sum(axis=1, keepdims=True)
 _TO_LAB = np.array([[0.0, 1.16, 0.0], [5.0, -5.0, 0.0], [0.0, 2.0, -2.0]], np.float32)
 
 
-def color_fix(output, reference, method):
+def color_fix(output, reference, method, size=None):
     """Corrects the colours of a whole image.
 
     Args:
@@ -28,6 +28,7 @@ def color_fix(output, reference, method):
       method: "adain" matches each channel's mean and deviation, "lab" those of lightness and of
         the two opponent colours of CIELAB, "wavelet" takes the low frequencies of the reference,
         "none" returns `output`.
+      size: (height, width) of what is image, if "wavelet" is to leave out what is beyond.
 
     Returns: [H, W, 3] float32, not clamped.
     Raises: ValueError for an unknown method.
@@ -37,7 +38,7 @@ def color_fix(output, reference, method):
     if method == "lab":
         return from_lab(_adain(to_lab(output), to_lab(reference)))
     if method == "wavelet":
-        return output - low_frequencies(output) + low_frequencies(reference)
+        return output - low_frequencies(output, size) + low_frequencies(reference, size)
     if method == "none":
         return output
     raise ValueError(f"there is no colour fix {method!r}")
@@ -55,12 +56,6 @@ def _adain(output, reference):
 
     mean, variance = statistics(output)
     return match_statistics(output - mean, variance, *statistics(reference))
-
-
-def match_statistics(centred, variance, wanted_mean, wanted_variance):
-    """Gives an image [H, W, 3], less its mean and of that variance, another mean and variance."""
-    deviation, wanted_deviation = jnp.sqrt(variance + 1e-5), jnp.sqrt(wanted_variance + 1e-5)
-    return centred / deviation * wanted_deviation + wanted_mean
 
 
 def to_lab(image):
@@ -86,18 +81,26 @@ def _mixed(channels, matrix):
     return jnp.stack([sum(channels[..., j] * row[j] for j in range(3)) for row in matrix], axis=-1)
 
 
-def low_frequencies(image):
-    """Blurs [H, W, C] five times by [1, 2, 1] / 4 with holes of 1, 2, 4, 8 and 16 pixels."""
+def match_statistics(centred, variance, wanted_mean, wanted_variance):
+    """Gives an image [H, W, 3], less its mean and of that variance, another mean and variance."""
+    deviation, wanted_deviation = jnp.sqrt(variance + 1e-5), jnp.sqrt(wanted_variance + 1e-5)
+    return centred / deviation * wanted_deviation + wanted_mean
+
+
+def low_frequencies(image, size=None):
+    """Blurs [H, W, C] five times by [1, 2, 1] / 4 with holes of 1, 2, 4, 8 and 16 pixels.
+
+    Args:
+      size: (height, width) of what is image: its last pixels go on instead of what is beyond.
+    """
+    height, width = size or image.shape[:2]
     for level in range(_WAVELET_LEVELS):
         reach = 2**level
-        for axis in (0, 1):
-            pads = [(0, 0)] * image.ndim
-            pads[axis] = (reach, reach)
-            padded = jnp.pad(image, pads, mode="edge")
-            size = image.shape[axis]
-            before, centre, after = (
-                jnp.take(padded, jnp.arange(start, start + size), axis=axis)
-                for start in (0, reach, 2 * reach)
+        for axis, length in enumerate((height, width)):
+            places = jnp.arange(image.shape[axis])
+            before, after = (
+                jnp.take(image, jnp.clip(places + step, 0, length - 1), axis=axis)
+                for step in (-reach, reach)
             )
-            image = 0.25 * before + 0.5 * centre + 0.25 * after
+            image = 0.25 * before + 0.5 * image + 0.25 * after
     return image

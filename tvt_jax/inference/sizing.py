@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tvt_jax.errors import UserError, check_type
+from tvt_jax.inference.tiling import Tile
 
 # The release enlarges small inputs until their short side is this after upscaling (its
 # `process_size`), the size that the networks were trained at.
@@ -89,6 +90,44 @@ def resize(image: np.ndarray, size: Size) -> np.ndarray:
         channel = Image.fromarray(np.ascontiguousarray(image))
         return np.asarray(channel.resize(size, Image.Resampling.BICUBIC))
     return np.stack([resize(image[..., c], size) for c in range(image.shape[2])], axis=2)
+
+
+class EnlargedInput:
+    """What `enlarge` returns, padded as by `pad`, made part by part.
+
+    Args:
+      image: [H, W, 3] uint8 or uint16, the input.
+      plan: its sizes.
+      multiple: of px that the padded sides are.
+
+    Attributes:
+      size, padded: (height, width) of the enlarged image, and of it with its padding.
+    """
+
+    def __init__(self, image: np.ndarray, plan: SizePlan, multiple: int):
+        # Pillow has 16 bits in one channel only.
+        channels = [image] if image.dtype == np.uint8 else np.moveaxis(image, 2, 0)
+        images = [Image.fromarray(np.ascontiguousarray(x)) for x in channels]
+        if images[0].size != plan.enlarged:
+            images = [x.resize(plan.enlarged, Image.Resampling.BICUBIC) for x in images]
+        self._images = images
+        self._multiple = multiple
+        self.size = plan.working[::-1]
+        self.padded = tuple(side + -side % multiple for side in self.size)
+
+    def read(self, tile: Tile) -> np.ndarray:
+        """What a tile sees, [h, w, 3] in the dtype of the input."""
+        (height, width), (from_width, from_height) = self.size, self._images[0].size
+        left, top = tile.columns.start, tile.rows.start
+        right, bottom = min(tile.columns.stop, width), min(tile.rows.stop, height)
+        box = (
+            left * from_width / width, top * from_height / height,
+            right * from_width / width, bottom * from_height / height,
+        )  # fmt: skip
+        size = (right - left, bottom - top)
+        parts = [x.resize(size, Image.Resampling.BICUBIC, box=box) for x in self._images]
+        image = np.asarray(parts[0]) if len(parts) == 1 else np.stack(parts, axis=2)
+        return pad(image, self._multiple)
 
 
 def pad(image: np.ndarray, multiple: int) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import numbers
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import tvt_jax
 from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.config import SchedulerConfig
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
@@ -23,8 +25,14 @@ from tvt_jax.inference.any_image import ImageLike, Progress, no_progress, upscal
 from tvt_jax.inference.color import color_fix
 from tvt_jax.inference.exported import ExportedUpscaler
 from tvt_jax.inference.jobs import plan_jobs
+from tvt_jax.inference.memory_plan import MemoryPlan, plan_memory
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
+from tvt_jax.inference.posterior_noise import posterior_noise
 from tvt_jax.inference.tagging import load_tagger
+from tvt_jax.inference.tile_programs import NOT_FINITE, Report, TilePrograms
+from tvt_jax.inference.tiled import TiledRestoration, quantised
+from tvt_jax.inference.tiling import Span, Tile
+from tvt_jax.inference.unfinished import Unfinished
 from tvt_jax.inference.whole_files import Written, upscale_file
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
@@ -38,6 +46,11 @@ from tvt_jax.weights.model_folder import (
 )
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def print_note(line: str) -> None:
+    """Where notes go when the caller does not say."""
+    print(f"note: {line}", file=sys.stderr)
 
 
 class Upscaled(NamedTuple):
@@ -71,6 +84,7 @@ class Upscaler:
         self._embed = functools.lru_cache(maxsize=64)(text.embed)
         self._alpha_bar = alphas_cumprod(scheduler)[ONE_STEP_TIMESTEP]
         self._multiple = max(8, vae.config.downsampling)
+        self._unit = vae.config.downsampling * 2 ** (len(unet.config.block_out_channels) - 1)
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
         self._copies: list[Upscaler] = []  # on other devices
 
@@ -238,14 +252,25 @@ class Upscaler:
         image: np.ndarray,
         options: RestorationOptions = DEFAULTS,
         tags: Sequence[str] | None = None,
+        *,
+        report: Report = print_note,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        folder: Path | None = None,
+        to_write: float = 0.0,
     ) -> Upscaled:
-        """Enlarges one image and restores it.
+        """Enlarges one image and restores it, by tiles where memory does not suffice for the whole.
 
         Args:
           image: [H, W, 3] uint8 or uint16, sRGB, any size from 1 x 1 on.
           options: how.
           tags: what is seen in the image, before the text in the prompt; () for nothing, None to
             ask the tagger, if the model has one.
+          report: takes lines about how it is done and what was done again.
+          progress: takes how many steps are done and how many there are, after each tile.
+          folder: keeps a restoration by tiles while it is unfinished: called again with the same
+            arguments it goes on there, and the result is a file in it, mapped into memory. The
+            caller removes it. None: the result is in memory.
+          to_write: bytes a pixel that the caller needs afterwards to write the result.
 
         Raises:
           UserError: an argument is wrong, the model takes no prompts, memory does not suffice, or
@@ -253,13 +278,27 @@ class Upscaler:
         """
         sizing.check_image(image)
         plan = sizing.plan_sizes(image.shape[1], image.shape[0], options.scale)
-        enlarged = sizing.enlarge(image, plan)
+        source = sizing.EnlargedInput(image, plan, self._multiple)
+        how = plan_memory(source.padded, self._vae.config, self._unit, options, to_write)
+        if how.tiles is None:
+            enlarged = sizing.enlarge(image, plan)
+            if tags is None:
+                tags = self._tag(enlarged)
+            restored = self._restore(enlarged, options, tags, report)
+            return Upscaled(sizing.to_output(quantised(restored, image.dtype), plan), tuple(tags))
+        report(how.described(source.size))
         if tags is None:
-            tags = self._tag(enlarged)
-        restored = self._restore(enlarged, options, tags)
-        white = np.iinfo(image.dtype).max
-        quantised = np.round(np.clip(restored, 0.0, 1.0) * np.float32(white)).astype(image.dtype)
-        return Upscaled(sizing.to_output(quantised, plan), tuple(tags))
+            tags = self._tag(image)
+        shape, context = (*source.size, 3), self._context(options, tags, report)
+        if folder is None:
+            work = Unfinished(np.empty(shape, image.dtype))
+        else:
+            fingerprint = self._fingerprint(image, context, options, how.tiles)
+            work = Unfinished.open(folder, fingerprint, shape, image.dtype)
+            if work.tiles:
+                report(f"going on where {folder} was left")
+        self._restore_tiles(source, context, options, how, work, report, progress)
+        return Upscaled(sizing.to_output(work.pixels, plan), tuple(tags))
 
     def restore(
         self,
@@ -267,6 +306,8 @@ class Upscaler:
         options: RestorationOptions = DEFAULTS,
         *,
         tags: Sequence[str] | None = None,
+        report: Report = print_note,
+        progress: Callable[[int, int], None] = lambda done, total: None,
         **changes: Any,
     ) -> np.ndarray:
         """Restores an image that has its final size already, without rounding.
@@ -274,52 +315,120 @@ class Upscaler:
         Args:
           image: [H, W, 3] uint8 or uint16, the enlarged input.
           options, tags, changes: as in `__call__`; the scale plays no part.
+          report, progress: as in `upscale`.
 
         Returns: [H, W, 3] float32, about [0, 1] (a colour fix may leave that range).
         Raises: as `upscale`.
         """
         sizing.check_image(image)
         options = dataclasses.replace(options, **changes)
-        return self._restore(image, options, self._tag(image) if tags is None else tags)
+        tags = self._tag(image) if tags is None else tags
+        size = (image.shape[1], image.shape[0])
+        source = sizing.EnlargedInput(image, sizing.SizePlan(size, size, size), self._multiple)
+        how = plan_memory(source.padded, self._vae.config, self._unit, options)
+        if how.tiles is None:
+            return self._restore(image, options, tags, report)
+        report(how.described(source.size))
+        work = Unfinished(np.empty(image.shape, np.float32))
+        context = self._context(options, tags, report)
+        self._restore_tiles(source, context, options, how, work, report, progress)
+        return work.pixels
 
     def _tag(self, image: np.ndarray) -> list[str]:
         """What is seen in an image; the tagger sees it enlarged, as in the release."""
         if self._tagger is None:
             return []
-        return self._tagger([image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)])[
-            0
-        ]
+        if image.dtype == np.uint16:
+            image = (image >> 8).astype(np.uint8)
+        return self._tagger([image])[0]
 
-    def _restore(
-        self, image: np.ndarray, options: RestorationOptions, tags: Sequence[str]
-    ) -> np.ndarray:
-        height, width = image.shape[:2]
+    def _context(
+        self, options: RestorationOptions, tags: Sequence[str], report: Report
+    ) -> jax.Array:
+        """The embedding of the prompt, [1, N, C]."""
         prompt = options.prompt
         if self.takes_prompts or tags:
             prompt = build_prompt(tags, prompt)
         if self.takes_prompts and (unread := self._text.unread(prompt)):
-            print(f"note: the prompt is too long, this is not read: {unread}", file=sys.stderr)
-        context = self._embed(prompt)
-        padded = jnp.asarray(sizing.pad(image, self._multiple))
-        key = jax.random.key(options.seed or 0) if options.posterior == "sample" else None
-        restored, finite = self._run(self._unet, padded, context, key)
-        if not finite and self._unet.dtype != jnp.float32:
-            print(
-                f"note: not finite in {self._unet.dtype.name}, computing once more in float32",
-                file=sys.stderr,
-            )
-            restored, finite = self._run(self._unet.with_dtype(jnp.float32), padded, context, key)
-        if not finite:
-            raise UserError(
-                "the network's output is not finite and is not written; the weights are damaged."
-            )
-        finished = _finish(restored[:height, :width], image, options.color_fix, options.blend)
-        return np.asarray(finished)
+            report(f"the prompt is too long, this is not read: {unread}")
+        return self._embed(prompt)
 
-    def _run(self, unet: Network, image, context, key) -> tuple[jax.Array, bool]:
+    def _precisions(self, what: str, report: Report) -> Iterator[Network]:
+        """The UNet as it is, then, for what is not finite in 16 bits, in float32."""
+        yield self._unet
+        if self._unet.dtype != jnp.float32:
+            report(f"{what} is not finite in {self._unet.dtype}: once more in float32")
+            yield self._unet_float32
+
+    @functools.cached_property
+    def _unet_float32(self) -> Network:
+        return self._unet.with_dtype(jnp.float32)
+
+    @functools.cached_property
+    def _tile_programs(self) -> TilePrograms:
+        advice = "use a smaller `tile`"
+        return TilePrograms(
+            self._vae,
+            self._precisions,
+            float(self._alpha_bar),
+            lambda lowered, what: compile_to_fit(lowered, what, advice)[0],
+        )
+
+    @functools.cached_property
+    def _hash_of_weights(self) -> bytes:
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves((self._vae.params, self._unet.params)):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.digest()
+
+    def _fingerprint(self, image, context, options: RestorationOptions, tiles) -> str:
+        """Names everything that decides the pixels of an output by tiles."""
+        chosen = (options.scale, options.color_fix, options.blend, options.seed_of_sample)
+        decided = (image.shape, *chosen, tiles, self._unet.dtype.name, tvt_jax.__version__)
+        digest = hashlib.sha256(repr(decided).encode())
+        for array in (image, np.asarray(context)):
+            digest.update(np.ascontiguousarray(array).data.cast("B"))
+        digest.update(self._hash_of_weights)
+        return digest.hexdigest()
+
+    def _restore_tiles(
+        self, source, context, options, how: MemoryPlan, work: Unfinished, report, progress
+    ) -> None:
+        accuracy = TiledRestoration(
+            self._tile_programs,
+            source,
+            context,
+            options.color_fix,
+            options.blend,
+            options.seed_of_sample,
+            how.tiles,
+            work,
+            report,
+            progress,
+        )()
+        report(accuracy.described())
+
+    def _restore(
+        self, image: np.ndarray, options: RestorationOptions, tags: Sequence[str], report: Report
+    ) -> np.ndarray:
+        height, width = image.shape[:2]
+        context = self._context(options, tags, report)
+        padded, noise = jnp.asarray(sizing.pad(image, self._multiple)), None
+        if options.seed_of_sample is not None:
+            whole = Tile(*(Span(0, side, 0, side) for side in padded.shape[:2]))
+            sizes = self._vae.config.downsampling, self._vae.config.latent_channels
+            noise = posterior_noise(options.seed_of_sample, whole, *sizes)[None]
+        for unet in self._precisions("the image", report):
+            restored, finite = self._run(unet, padded, context, noise)
+            if finite:
+                chosen = (options.color_fix, options.blend)
+                return np.asarray(_finish(restored[:height, :width], image, *chosen))
+        raise UserError(NOT_FINITE)
+
+    def _run(self, unet: Network, image, context, noise) -> tuple[jax.Array, bool]:
         """Runs the networks on a padded image; one compilation for each size."""
-        arguments = (self._vae.params, unet.params, image, context, key)
-        cached = (unet.dtype, image.shape, image.dtype, context.shape, key is None)
+        arguments = (self._vae.params, unet.params, image, context, noise)
+        cached = (unet.dtype, image.shape, image.dtype, context.shape, noise is None)
         if cached not in self._compiled:
             step = functools.partial(_one_step, self._vae, unet, float(self._alpha_bar))
             self._compiled[cached], _ = compile_to_fit(
@@ -331,13 +440,13 @@ class Upscaler:
         return restored, bool(finite)
 
 
-def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, key):
+def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, noise):
     """Encodes, denoises once, decodes.
 
     Args:
       vae, unet: networks; alpha_bar: of the one timestep.
-      image: [H, W, 3] uint8 or uint16, padded; context: [1, tokens, width]; key: for a sample of
-        the posterior, None for its mean.
+      image: [H, W, 3] uint8 or uint16, padded; context: [1, tokens, width].
+      noise: [1, h, w, C] float32, for a sample of the posterior; None for its mean.
 
     Returns: (image [H, W, 3] float32 in [0, 1], whether all of it is finite).
     """
@@ -346,7 +455,7 @@ def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, key
         vae(vae_params), unet(unet_params), pixels, context,
         scaling_factor=vae.config.scaling_factor,
         alpha_bar=alpha_bar,
-        key=key,
+        noise=None if noise is None else lambda shape: noise,
     )  # fmt: skip
     restored = restored[0]
     # Clamped before the colour fix, as in the release.

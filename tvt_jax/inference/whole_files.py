@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tvt_jax.errors import UserError
 from tvt_jax.images.formats import FORMATS, Encoding, check_fits
 from tvt_jax.images.photograph import read_photograph
-from tvt_jax.images.writing import write_photograph
+from tvt_jax.images.writing import memory_to_write, write_photograph
 from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.inference.sizing import plan_sizes
 
@@ -35,6 +35,7 @@ def upscale_file(
     encoding: Encoding,
     tags: Sequence[str] | None = None,
     all_frames: bool = False,
+    unfinished: Path | None = None,
 ) -> Written:
     """Upscales an image file.
 
@@ -45,6 +46,8 @@ def upscale_file(
       options, tags: as of `Upscaler.upscale`; all frames have the tags of the first.
       encoding: of the target.
       all_frames: of an animation, or all pages.
+      unfinished: keeps what is not complete, as the folder of `Upscaler.upscale`; the caller
+        removes it.
 
     Raises:
       UserError: as `Upscaler.upscale`; the source cannot be read; the target cannot be written, or
@@ -59,8 +62,10 @@ def upscale_file(
             "`all_frames`."
         )
     images = []
-    for frame in photograph.frames:
-        image, tags = upscale(frame.rgb, options, tags)
+    to_write = memory_to_write(photograph, file_format)
+    for number, frame in enumerate(photograph.frames):
+        folder = None if unfinished is None else unfinished / str(number)
+        image, tags = upscale(frame.rgb, options, tags, folder=folder, to_write=to_write)
         images.append(image)
     notes = write_photograph(target, photograph, images, file_format, encoding)
     return Written(size, tuple(tags), (*photograph.notes, *notes))

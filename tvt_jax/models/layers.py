@@ -1,5 +1,7 @@
 """Layers shared by the networks, with PyTorch's conventions where Flax's defaults differ."""
 
+import contextlib
+import contextvars
 import math
 
 import jax
@@ -128,8 +130,42 @@ class Conv2d(nnx.Conv):
         )
 
 
+_statistics = contextvars.ContextVar("group_norm_statistics", default=None)
+
+
+@contextlib.contextmanager
+def group_norm_statistics(function):
+    """Inside, every `GroupNorm` that is traced takes its statistics from a function.
+
+    A tile of an image is normalised by this with what holds of the whole image.
+
+    Args:
+      function: maps (x [B, ..., C] float32, number of groups) to (x minus its mean, its variance,
+        that broadcasts to x).
+    """
+    token = _statistics.set(function)
+    try:
+        yield
+    finally:
+        _statistics.reset(token)
+
+
+def _own_statistics(x, num_groups):
+    positions = tuple(range(1, x.ndim - 1))
+
+    def group_mean(x):
+        """[B, ..., C] -> [B, 1..., C], the mean over the positions and channels of a group."""
+        mean = jnp.mean(x, axis=positions, keepdims=True)
+        grouped = mean.reshape(*mean.shape[:-1], num_groups, -1)
+        grouped = jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape)
+        return grouped.reshape(mean.shape)
+
+    centred = x - group_mean(x)
+    return centred, group_mean(jnp.square(centred))
+
+
 class GroupNorm(nnx.GroupNorm):
-    """Group normalisation with float32 statistics.
+    """Group normalisation with float32 statistics, its own or those of `group_norm_statistics`.
 
     Flax's default variance loses three digits when a group's mean is ten times its deviation, so
     this subtracts the mean first. Sums run over the positions of each channel, then over the
@@ -148,22 +184,13 @@ class GroupNorm(nnx.GroupNorm):
 
     def __call__(self, x):
         """Maps [B, ..., C] to [B, ..., C] in `dtype`."""
-        positions = tuple(range(1, x.ndim - 1))
-
-        def group_mean(x):
-            """[B, ..., C] -> [B, 1..., C], the mean over the positions and channels of a group."""
-            mean = jnp.mean(x, axis=positions, keepdims=True)
-            grouped = mean.reshape(*mean.shape[:-1], self.num_groups, -1)
-            grouped = jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape)
-            return grouped.reshape(mean.shape)
-
         ones = (1,) * (x.ndim - 1)
         scale, bias = (
             p[...].astype(jnp.float32).reshape(*ones, -1) for p in (self.scale, self.bias)
         )
-        centred = x.astype(jnp.float32)
-        centred = centred - group_mean(centred)
-        scale = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon) * scale
+        statistics = _statistics.get() or _own_statistics
+        centred, variance = statistics(x.astype(jnp.float32), self.num_groups)
+        scale = jax.lax.rsqrt(variance + self.epsilon) * scale
         return (centred * scale + bias).astype(self.dtype)
 
 

@@ -12,6 +12,7 @@ Source: paper section 3.3; OSEDiff (`osediff.py`, `train_osediff.py`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -243,11 +244,14 @@ class RestorationObjective:
         unet = nnx.merge(
             self.generator, generator["unet"], nnx.as_pure(nnx.from_flat_state(weights))
         )
+        noise = None
+        if key is not None and self.config.sample_posterior:
+            noise = functools.partial(jax.random.normal, key)
         image, latent = restore(
             vae, unet, lr, context,
             scaling_factor=self.scaling,
             alpha_bar=self.alpha_bar[ONE_STEP_TIMESTEP],
-            key=key if self.config.sample_posterior else None,
+            noise=noise,
         )  # fmt: skip
         return jnp.clip(image, -1.0, 1.0), latent
 

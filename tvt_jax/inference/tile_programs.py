@@ -1,0 +1,179 @@
+"""What is compiled for tiles: statistics of a sample of crops, and the restoration of a tile."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tvt_jax.errors import UserError
+from tvt_jax.inference.color import to_lab
+from tvt_jax.inference.norm_statistics import (
+    GivenStatistics,
+    JointStatistics,
+    Parts,
+    Statistics,
+    Sums,
+)
+from tvt_jax.models.layers import GroupNorm, group_norm_statistics
+from tvt_jax.models.networks import Network
+from tvt_jax.restoration import restore
+
+NOT_FINITE = "the network's output is not finite and is not written; the weights are damaged."
+# Groups of the last two norms, the colours of the input and of the output: RGB and CIELAB.
+COLORS = 6
+
+Report = Callable[[str], None]
+
+
+class Batch(NamedTuple):
+    """Parts of an image that are worked on together.
+
+    Attributes:
+      images: [B, h, w, 3] uint8 or uint16.
+      parts: what of them counts.
+      noise: [B, h', w', C] float32, for a sample of the encoder's posterior; None for its mean.
+    """
+
+    images: np.ndarray
+    parts: Parts
+    noise: np.ndarray | None
+
+
+class TilePrograms:
+    """Compiles the programs, one for each shape, and runs them.
+
+    Args:
+      vae: a network.
+      precisions: takes what is restored and where to tell; yields the UNet, then, for what is not
+        finite, the UNet in float32.
+      alpha_bar: of the one timestep.
+      compile_program: compiles a lowered program, given what to call it.
+    """
+
+    def __init__(
+        self,
+        vae: Network,
+        precisions: Callable[[str, Report], Iterator[Network]],
+        alpha_bar: float,
+        compile_program: Callable[[jax.stages.Lowered, str], jax.stages.Compiled],
+    ):
+        self._vae, self._precisions, self._alpha_bar = vae, precisions, alpha_bar
+        self._compile_program = compile_program
+        self.vae_config = vae.config
+        self._compiled: dict[Any, jax.stages.Compiled] = {}
+        unet = next(precisions("", print))
+        self._num_groups = _count_groups(vae) + _count_groups(unet) + 2 * COLORS
+
+    def sample(
+        self,
+        crops: Batch,
+        context: jax.Array,
+        correction: Statistics | None,
+        report: Report,
+    ) -> Statistics:
+        """The joint statistics of crops.
+
+        Args:
+          crops: of one size.
+          context: [1, N, C], the embedding of the prompt.
+          correction: see `JointStatistics`; None for none.
+          report: takes lines about what is compiled or done again.
+
+        Returns: float64.
+        Raises:
+          UserError: the networks' output is not finite.
+        """
+        if correction is None:
+            correction = Statistics(np.zeros(self._num_groups), np.ones(self._num_groups))
+        number = len(crops.images)
+        context = jnp.broadcast_to(context, (number, *context.shape[1:]))
+        found = self._run(
+            _sample, f"a sample of {number} crops", report, crops, context, correction
+        )
+        return Statistics(*(np.asarray(x, np.float64) for x in found))
+
+    def restore(
+        self,
+        tile: Batch,
+        context: jax.Array,
+        statistics: Statistics,
+        what: str,
+        report: Report,
+    ) -> tuple[jax.Array, Sums]:
+        """Restores one tile.
+
+        Args:
+          tile: a batch of one.
+          context, report: as of `sample`.
+          statistics: of the whole image.
+          what: the tile, for messages.
+
+        Returns: (pixels [h, w, 3] float32 in [0, 1], before the colour fix; sums of its own part).
+        Raises:
+          UserError: the networks' output is not finite.
+        """
+        pixels, sums = self._run(_restore, what, report, tile, context, statistics)
+        return pixels, Sums(*(np.asarray(x, np.float64) for x in sums))
+
+    def _run(self, program: Callable, what: str, report: Report, batch: Batch, context, given):
+        given = Statistics(*(np.asarray(x, np.float32) for x in given))
+        for unet in self._precisions(what, report):
+
+            def step(vae_params, unet_params, *arguments, unet=unet):
+                networks = self._vae(vae_params), unet(unet_params)
+                return program(networks, self._vae.config, self._alpha_bar, *arguments)
+
+            arguments = (self._vae.params, unet.params, batch, context, given)
+            kinds = [(x.shape, x.dtype) for x in jax.tree.leaves(arguments[2:])]
+            key = (program, unet.dtype, *kinds)
+            if key not in self._compiled:
+                size = f"{batch.images.shape[2]}x{batch.images.shape[1]} px"
+                report(f"compiling for {what} of {size} (once for this size)")
+                self._compiled[key] = self._compile_program(jax.jit(step).lower(*arguments), what)
+            result, finite = self._compiled[key](*arguments)
+            if finite:
+                return result
+        raise UserError(NOT_FINITE)
+
+
+def _sample(networks, config, alpha_bar, crops, context, correction):
+    """(`Statistics` of the crops, whether the networks' output is finite)."""
+    statistics = JointStatistics(crops.parts, crops.images.shape[1:3], correction)
+    _, finite = _one_step(networks, config, alpha_bar, crops, context, statistics)
+    return statistics.found(), finite
+
+
+def _restore(networks, config, alpha_bar, tile, context, given):
+    """((pixels [h, w, 3] float32 in [0, 1], `Sums`), whether they are finite)."""
+    statistics = GivenStatistics(tile.parts, tile.images.shape[1:3], given)
+    pixels, finite = _one_step(networks, config, alpha_bar, tile, context, statistics)
+    return (pixels[0], statistics.sums()), finite
+
+
+def _one_step(networks, config, alpha_bar, batch, context, statistics):
+    white = jnp.iinfo(batch.images.dtype).max
+    images = batch.images.astype(jnp.float32)
+    with group_norm_statistics(statistics):
+        restored, _ = restore(
+            *networks,
+            images / (white / 2) - 1.0,
+            context,
+            scaling_factor=config.scaling_factor,
+            alpha_bar=alpha_bar,
+            noise=None if batch.noise is None else lambda shape: batch.noise,
+        )
+    pixels = jnp.clip(restored, -1.0, 1.0) * 0.5 + 0.5
+    # The norms of the networks see the padding at the end of the image, its colours do not.
+    statistics.parts = batch.parts.without_padding()
+    for colors in (images / white, pixels):
+        statistics(jnp.concatenate([colors, to_lab(colors)], axis=-1), COLORS)
+    return pixels, jnp.isfinite(restored).all()
+
+
+def _count_groups(network: Network) -> int:
+    module = network(network.params)
+    norms = [node for _, node in nnx.iter_graph(module) if isinstance(node, GroupNorm)]
+    return sum(norm.num_groups for norm in norms)

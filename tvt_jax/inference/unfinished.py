@@ -1,0 +1,98 @@
+"""A restoration by tiles that can be interrupted: pixels and how far they are, on disk."""
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from tvt_jax.errors import UserError
+from tvt_jax.files import atomic_file
+from tvt_jax.inference.norm_statistics import Statistics, Sums
+
+
+@dataclasses.dataclass
+class Unfinished:
+    """How far a restoration is.
+
+    Attributes:
+      pixels: [H, W, 3], the output; in memory, or a file that is mapped into it.
+      sweep: 0 measures the statistics, 1 writes the pixels.
+      tiles: how many are done in this sweep.
+      statistics: that the sweep uses.
+      sums: of the tiles done.
+      sampled: error of the statistics of the first sweep.
+      seam: the largest that was seen.
+    """
+
+    pixels: np.ndarray
+    sweep: int = 0
+    tiles: int = 0
+    statistics: Statistics | None = None
+    sums: Sums | None = None
+    sampled: float = 0.0
+    seam: float = 0.0
+    _folder: Path | None = None
+    _fingerprint: str = ""
+
+    @classmethod
+    def open(
+        cls, folder: Path, fingerprint: str, shape: tuple[int, ...], dtype: type
+    ) -> "Unfinished":
+        """Goes on with what is in a folder, if it has the same fingerprint, or begins there.
+
+        Args:
+          folder: made where missing. Nothing else may write to it; the caller removes it.
+          fingerprint: of everything that decides the pixels.
+          shape, dtype: of the pixels.
+
+        Raises:
+          UserError: the folder cannot be written, or the disk is too small.
+        """
+        state = _read(folder / "state.npz", fingerprint)
+        path, size = folder / "pixels", int(np.prod(shape)) * np.dtype(dtype).itemsize
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if state is None or not path.is_file() or path.stat().st_size != size:
+                state = {}
+                with open(path, "wb") as file:
+                    _allocate(file.fileno(), size)
+        except OSError as error:
+            raise UserError(f"cannot keep {size / 2**30:.1f} GiB in {folder}: {error}.") from error
+        pixels = np.memmap(path, dtype, "r+", shape=shape)
+        return cls(pixels, **state, _folder=folder, _fingerprint=fingerprint)
+
+    def save(self) -> None:
+        """Makes what is done so far safe, if there is a folder."""
+        if self._folder is None:
+            return
+        self.pixels.flush()  # before the state that counts them
+        values = {name: getattr(self, name) for name in _FIELDS}
+        values = {n: np.asarray(value) for n, value in values.items() if value is not None}
+        with atomic_file(self._folder / "state.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(file, fingerprint=np.asarray(self._fingerprint), **values)
+
+
+_FIELDS = ("sweep", "tiles", "statistics", "sums", "sampled", "seam")
+
+
+def _read(path: Path, fingerprint: str) -> dict | None:
+    """The fields of the state; None where it is missing, damaged or of another image."""
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
+        with np.load(path) as saved:
+            if str(saved["fingerprint"]) != fingerprint:
+                return None
+            values = {name: saved[name] for name in saved if name != "fingerprint"}
+        kinds = {"statistics": lambda x: Statistics(*x), "sums": lambda x: Sums(*x)}
+        return {name: kinds.get(name, lambda x: x.item())(x) for name, x in values.items()}
+    return None
+
+
+def _allocate(file: int, size: int) -> None:
+    """Takes the space on disk now: a full disk would end the program when the map is written."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)
