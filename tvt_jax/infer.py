@@ -1,5 +1,6 @@
 """`python -m tvt_jax.infer`: upscale photographs."""
 
+import contextlib
 import functools
 import shutil
 from pathlib import Path
@@ -84,7 +85,7 @@ def infer(
         _upscale_file, upscaler, restoration=restoration, encoding=encoding, all_frames=all_frames
     )
     failed, said = [], set()
-    with Progress(quiet) as show:
+    with Progress(quiet) as show, file or contextlib.nullcontext():
         for number, job in enumerate(jobs):
             if len(jobs) > 1:
                 show("images", number, len(jobs))
@@ -109,7 +110,6 @@ def infer(
                 continue
             if file is not None and given is None:
                 file.add(job.source, list(written.tags))
-                file.write()
             if not quiet:
                 width, height = written.size
                 print_line(f"{job.source} -> {job.target} ({width}x{height})")

@@ -261,6 +261,15 @@ def test_one_compilation_for_each_padded_size(upscaler):
     assert len(set(upscaler._compiled) - before) == 1
 
 
+def test_programs_of_many_sizes_do_not_fill_the_memory(upscaler, monkeypatch):
+    from tvt_jax.inference import upscaler as module
+
+    monkeypatch.setattr(module, "_MOST_PROGRAMS", 2)
+    monkeypatch.setattr(upscaler, "_compiled", {"first": None, "second": None})
+    upscaler.restore(picture(24, 24))
+    assert list(upscaler._compiled)[0] == "second" and len(upscaler._compiled) == 2
+
+
 @pytest.mark.parametrize("method", ["adain", "wavelet", "lab"])
 def test_colour_fix_sees_the_whole_cropped_image(upscaler, restored, method):
     from tvt_jax.inference.color import color_fix

@@ -5,6 +5,7 @@ from typing import Literal
 
 from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.cli import run
+from tvt_jax.hub import local_model
 
 
 def export(
@@ -20,13 +21,14 @@ def export(
         output: the new folder.
         format: saved_model for TensorFlow (needs the extra [export]), stablehlo for JAX and other
             runtimes.
-        model: the model folder. Left out: the small bundled model.
+        model: the model folder, or owner/name of one on the Hugging Face hub. Left out: the small
+            bundled model.
         dtype: of the UNet and the text encoder; the VAE is float32.
         color_fix: built into the program.
     """
     from tvt_jax.export.exporting import export_model
 
-    export_model(model, output, format, dtype, color_fix)
+    export_model(local_model(model), output, format, dtype, color_fix)
     print(f"wrote {output}")
 
 

@@ -46,6 +46,7 @@ from tvt_jax.weights.model_folder import (
 )
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_MOST_PROGRAMS = 16  # in memory, one for each size; all of them are on the disk
 
 
 def print_note(line: str) -> None:
@@ -430,6 +431,8 @@ class Upscaler:
         arguments = (self._vae.params, unet.params, image, context, noise)
         cached = (unet.dtype, image.shape, image.dtype, context.shape, noise is None)
         if cached not in self._compiled:
+            if len(self._compiled) == _MOST_PROGRAMS:
+                del self._compiled[next(iter(self._compiled))]
             step = functools.partial(_one_step, self._vae, unet, float(self._alpha_bar))
             self._compiled[cached], _ = compile_to_fit(
                 jax.jit(step).lower(*arguments),
