@@ -4,7 +4,6 @@ A comment before a block, `<!-- test: fast -->` or `<!-- test: slow -->`, lets i
 """
 
 import functools
-import os
 import re
 import runpy
 import shlex
@@ -147,11 +146,6 @@ def test_mistakes_are_seen(wrong, monkeypatch):
         parse(wrong.split(), monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def compiled_programs(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled_programs")
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Where a reader would be: the project, and photographs under the names of the documents."""
@@ -178,14 +172,13 @@ def folder(tmp_path):
         for index, block in enumerate(RUN)
     ],
 )
-def test_blocks_run(block, folder, compiled_programs):
+def test_blocks_run(block, folder):
     calls = [["python", "-c", block.text]] if block.language == "python" else block.commands()
     for words in calls:
         short = SHORT.split() if words[:3] == ["python", "-m", "tvt_jax.train"] else []
         done = subprocess.run(
             [sys.executable, *words[1:], *short],
             cwd=folder,
-            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compiled_programs)},
             capture_output=True,
             text=True,
         )

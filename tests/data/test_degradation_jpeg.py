@@ -137,9 +137,9 @@ def test_libjpeg_equals_pillow(shape, quality):
     file = io.BytesIO()
     levels = Image.fromarray(np.rint(image * 255).astype(np.uint8))
     levels.save(file, "JPEG", quality=round(quality), subsampling=2)
-    with Image.open(file) as image:
-        assert JpegImagePlugin.get_sampling(image) == 2
-        expected = np.asarray(image).astype(int)
+    with Image.open(file) as written:
+        assert JpegImagePlugin.get_sampling(written) == 2
+        expected = np.asarray(written).astype(int)
     got = libjpeg(image, quality) * 255
     np.testing.assert_allclose(got, np.rint(got), atol=1e-4)
     assert np.abs(np.rint(got) - expected).max() <= 1

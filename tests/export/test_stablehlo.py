@@ -70,6 +70,7 @@ def test_upscaling_any_size_equals_upscaler(exported, upscaler, count, height, w
         assert np.abs(restored - want).max() <= 1
 
 
+@pytest.mark.slow
 def test_restoring_a_single_row_equals_upscaler(exported, upscaler):
     """One row has nothing to mirror."""
     [image] = images(1, 1, 11)

@@ -163,6 +163,7 @@ print(tagger._num_devices, tagger._padded_size(9), len({str(s.index) for s in sh
 """
 
 
+@pytest.mark.slow
 def test_four_devices_compute_what_one_does(taggers, tagger_models, tmp_path):
     path = tmp_path / "probabilities.npy"
     command = [sys.executable, "-c", DEVICES, "4", str(tagger_models["ram"]), path]

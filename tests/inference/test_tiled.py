@@ -200,6 +200,7 @@ def test_a_full_disk_is_said_before_any_work(upscaler, tmp_path, monkeypatch):
         upscaler.upscale(photograph(), RestorationOptions(**TILES), folder=tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_a_tile_that_is_not_finite_in_16_bits_is_done_in_32(upscaler, monkeypatch):
     """One of them: the others are done once."""
     real = tile_programs._restore

@@ -53,6 +53,7 @@ def test_equals_the_release_before_rounding(small_release, restored):
     assert np.abs(ours - want).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_file_through_the_command_equals_the_release(small_release, small_model, tmp_path):
     """`infer --color-fix none --dtype float32` on a picture that the release enlarges first.
 

@@ -223,6 +223,7 @@ def test_remat_changes_neither_value_nor_gradient():
     assert max(jax.tree.leaves(differences)) < 1e-6
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_float32():
     network = init_network("unet", CONFIGS["SD 2.1"], 0)
     low = network.with_dtype(jnp.bfloat16)

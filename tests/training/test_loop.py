@@ -338,7 +338,7 @@ runpy.run_module("tvt_jax.train", run_name="__main__")
 
 @pytest.mark.parametrize(
     ("limit", "every"),
-    [pytest.param(20_000, 1000, marks=pytest.mark.slow), (100_000, 3)],
+    [(20_000, 1000), pytest.param(100_000, 3, marks=pytest.mark.slow)],
     ids=["logs", "checkpoint"],
 )
 def test_a_disk_that_is_full_is_one_line_and_loses_nothing(tmp_path, limit, every):
