@@ -99,10 +99,7 @@ def infer(
                         continue
                     written = upscale(job, tags=given, note=note, show=show)
             except (UserError, MemoryError, OSError) as error:
-                if not isinstance(error, UserError):
-                    error = UserError(f"{job.source} failed: {error!r}.")
-                elif str(job.source) not in str(error):
-                    error = UserError(f"{job.source}: {error}")
+                error = _naming(job.source, error)
                 if len(jobs) == 1:
                     raise error from None
                 print_error(error)
@@ -111,16 +108,27 @@ def infer(
             if file is not None and given is None:
                 file.add(job.source, list(written.tags))
             if not quiet:
-                width, height = written.size
-                print_line(f"{job.source} -> {job.target} ({width}x{height})")
-                if written.tags:
-                    print_line(f"  tags: {', '.join(written.tags)}")
+                _print_result(job, written)
             for line in written.notes:
                 if line not in said:
                     note(f"{job.source}: {line} (said once)")
                 said.add(line)
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} images failed, the others are done.")
+
+
+def _naming(source: Path, error: Exception) -> UserError:
+    """What went wrong with an image, as an error that names it."""
+    if not isinstance(error, UserError):
+        return UserError(f"{source} failed: {error!r}.")
+    return error if str(source) in str(error) else UserError(f"{source}: {error}")
+
+
+def _print_result(job, written) -> None:
+    width, height = written.size
+    print_line(f"{job.source} -> {job.target} ({width}x{height})")
+    if written.tags:
+        print_line(f"  tags: {', '.join(written.tags)}")
 
 
 def _upscale_file(upscaler, job, *, restoration, encoding, all_frames, tags, note, show):

@@ -28,6 +28,7 @@ from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.inference.tag_files import TagFile
 from tvt_jax.inference.tagging import _class_probabilities, load_tagger, resize
 from tvt_jax.inference.upscaler import Upscaler
+from tvt_jax.inference.whole_programs import WholePrograms
 from tvt_jax.prepare import prepare
 
 ROOT = Path(__file__).parent.parent.parent
@@ -316,7 +317,7 @@ def prompts(upscalers, monkeypatch):
 
     for upscaler in upscalers.values():
         monkeypatch.setattr(upscaler, "_embed", prompts.append)
-    monkeypatch.setattr(Upscaler, "_run", run)
+    monkeypatch.setattr(WholePrograms, "_run", run)
     monkeypatch.setattr(Upscaler, "from_folder", lambda model, *_, **__: upscalers[model])
     return prompts
 

@@ -255,20 +255,21 @@ def test_a_stored_embedding_of_another_width_is_refused(textless_model, tmp_path
 
 
 def test_one_compilation_for_each_padded_size(upscaler):
-    before = set(upscaler._compiled)
+    before = set(upscaler._whole_programs._compiled)
     sizes = [(17, 23), (18, 24), (20, 20), (24, 17)]  # all padded to 24 x 24
     outputs = [upscaler.restore(picture(*size)) for size in sizes]
     assert [o.shape[:2] for o in outputs] == sizes
-    assert len(set(upscaler._compiled) - before) == 1
+    assert len(set(upscaler._whole_programs._compiled) - before) == 1
 
 
 def test_programs_of_many_sizes_do_not_fill_the_memory(upscaler, monkeypatch):
-    from tvt_jax.inference import upscaler as module
+    from tvt_jax.inference import whole_programs as module
 
     monkeypatch.setattr(module, "_MOST_PROGRAMS", 2)
-    monkeypatch.setattr(upscaler, "_compiled", {"first": None, "second": None})
+    monkeypatch.setattr(upscaler._whole_programs, "_compiled", {"first": None, "second": None})
     upscaler.restore(picture(24, 24))
-    assert list(upscaler._compiled)[0] == "second" and len(upscaler._compiled) == 2
+    programs = upscaler._whole_programs._compiled
+    assert list(programs)[0] == "second" and len(programs) == 2
 
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "lab"])
@@ -346,7 +347,7 @@ def test_a_result_that_is_not_finite_is_not_returned(small_model, tmp_path):
 
 
 def test_overflow_in_bfloat16_is_computed_again_in_float32(small_model, monkeypatch, capsys):
-    from tvt_jax.inference import upscaler as module
+    from tvt_jax.inference import whole_programs as module
 
     real = module._one_step
 

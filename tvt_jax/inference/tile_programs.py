@@ -17,9 +17,9 @@ from tvt_jax.inference.norm_statistics import (
     Statistics,
     Sums,
 )
+from tvt_jax.inference.one_step import restore_values
 from tvt_jax.models.layers import GroupNorm, group_norm_statistics
 from tvt_jax.models.networks import Network
-from tvt_jax.restoration import restore
 
 NOT_FINITE = "the network's output is not finite and is not written; the weights are damaged."
 # Groups of the last two norms, the colours of the input and of the output: RGB and CIELAB.
@@ -154,23 +154,17 @@ def _restore(networks, config, alpha_bar, tile, context, given):
 
 
 def _one_step(networks, config, alpha_bar, batch, context, statistics):
-    white = jnp.iinfo(batch.images.dtype).max
-    images = batch.images.astype(jnp.float32)
     with group_norm_statistics(statistics):
-        restored, _ = restore(
-            *networks,
-            images / (white / 2) - 1.0,
-            context,
-            scaling_factor=config.scaling_factor,
-            alpha_bar=alpha_bar,
-            noise=None if batch.noise is None else lambda shape: batch.noise,
-        )
-    pixels = jnp.clip(restored, -1.0, 1.0) * 0.5 + 0.5
+        pixels, finite = restore_values(
+            *networks, batch.images, context,
+            scaling_factor=config.scaling_factor, alpha_bar=alpha_bar, noise=batch.noise,
+        )  # fmt: skip
+    images = batch.images.astype(jnp.float32) / jnp.iinfo(batch.images.dtype).max
     # The norms of the networks see the padding at the end of the image, its colours do not.
     statistics.parts = batch.parts.without_padding()
-    for colors in (images / white, pixels):
+    for colors in (images, pixels):
         statistics(jnp.concatenate([colors, to_lab(colors)], axis=-1), COLORS)
-    return pixels, jnp.isfinite(restored).all()
+    return pixels, finite
 
 
 def _count_groups(network: Network) -> int:

@@ -22,22 +22,19 @@ from tvt_jax.hub import local_model
 from tvt_jax.images.formats import DEFAULT_ENCODING, Encoding
 from tvt_jax.inference import sizing
 from tvt_jax.inference.any_image import ImageLike, Progress, no_progress, upscale_all
-from tvt_jax.inference.color import color_fix
 from tvt_jax.inference.exported import ExportedUpscaler
 from tvt_jax.inference.jobs import plan_jobs
 from tvt_jax.inference.memory_plan import MemoryPlan, plan_memory
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
-from tvt_jax.inference.posterior_noise import posterior_noise
 from tvt_jax.inference.tagging import load_tagger
-from tvt_jax.inference.tile_programs import NOT_FINITE, Report, TilePrograms
+from tvt_jax.inference.tile_programs import Report, TilePrograms
 from tvt_jax.inference.tiled import TiledRestoration, quantised
-from tvt_jax.inference.tiling import Span, Tile
 from tvt_jax.inference.unfinished import Unfinished
 from tvt_jax.inference.whole_files import Written, upscale_file
+from tvt_jax.inference.whole_programs import WholePrograms
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
 from tvt_jax.parallel import preferred_dtype
-from tvt_jax.restoration import restore
 from tvt_jax.text import Text, build_prompt, load_text
 from tvt_jax.weights.model_folder import (
     check_is_model_folder,
@@ -46,7 +43,6 @@ from tvt_jax.weights.model_folder import (
 )
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_MOST_PROGRAMS = 16  # in memory, one for each size; all of them are on the disk
 
 
 def print_note(line: str) -> None:
@@ -86,7 +82,6 @@ class Upscaler:
         self._alpha_bar = alphas_cumprod(scheduler)[ONE_STEP_TIMESTEP]
         self._multiple = max(8, vae.config.downsampling)
         self._unit = vae.config.downsampling * 2 ** (len(unet.config.block_out_channels) - 1)
-        self._compiled: dict[tuple, jax.stages.Compiled] = {}
         self._copies: list[Upscaler] = []  # on other devices
 
     @classmethod
@@ -285,7 +280,8 @@ class Upscaler:
             enlarged = sizing.enlarge(image, plan)
             if tags is None:
                 tags = self._tag(enlarged)
-            restored = self._restore(enlarged, options, tags, report)
+            context = self._context(options, tags, report)
+            restored = self._whole_programs.restore(enlarged, context, options, report)
             return Upscaled(sizing.to_output(quantised(restored, image.dtype), plan), tuple(tags))
         report(how.described(source.size))
         if tags is None:
@@ -327,11 +323,11 @@ class Upscaler:
         size = (image.shape[1], image.shape[0])
         source = sizing.EnlargedInput(image, sizing.SizePlan(size, size, size), self._multiple)
         how = plan_memory(source.padded, self._vae.config, self._unit, options)
+        context = self._context(options, tags, report)
         if how.tiles is None:
-            return self._restore(image, options, tags, report)
+            return self._whole_programs.restore(image, context, options, report)
         report(how.described(source.size))
         work = Unfinished(np.empty(image.shape, np.float32))
-        context = self._context(options, tags, report)
         self._restore_tiles(source, context, options, how, work, report, progress)
         return work.pixels
 
@@ -364,6 +360,10 @@ class Upscaler:
     @functools.cached_property
     def _unet_float32(self) -> Network:
         return self._unet.with_dtype(jnp.float32)
+
+    @functools.cached_property
+    def _whole_programs(self) -> WholePrograms:
+        return WholePrograms(self._vae, self._precisions, float(self._alpha_bar), self._multiple)
 
     @functools.cached_property
     def _tile_programs(self) -> TilePrograms:
@@ -408,69 +408,6 @@ class Upscaler:
             progress,
         )()
         report(accuracy.described())
-
-    def _restore(
-        self, image: np.ndarray, options: RestorationOptions, tags: Sequence[str], report: Report
-    ) -> np.ndarray:
-        height, width = image.shape[:2]
-        context = self._context(options, tags, report)
-        padded, noise = jnp.asarray(sizing.pad(image, self._multiple)), None
-        if options.seed_of_sample is not None:
-            whole = Tile(*(Span(0, side, 0, side) for side in padded.shape[:2]))
-            sizes = self._vae.config.downsampling, self._vae.config.latent_channels
-            noise = posterior_noise(options.seed_of_sample, whole, *sizes)[None]
-        for unet in self._precisions("the image", report):
-            restored, finite = self._run(unet, padded, context, noise)
-            if finite:
-                chosen = (options.color_fix, options.blend)
-                return np.asarray(_finish(restored[:height, :width], image, *chosen))
-        raise UserError(NOT_FINITE)
-
-    def _run(self, unet: Network, image, context, noise) -> tuple[jax.Array, bool]:
-        """Runs the networks on a padded image; one compilation for each size."""
-        arguments = (self._vae.params, unet.params, image, context, noise)
-        cached = (unet.dtype, image.shape, image.dtype, context.shape, noise is None)
-        if cached not in self._compiled:
-            if len(self._compiled) == _MOST_PROGRAMS:
-                del self._compiled[next(iter(self._compiled))]
-            step = functools.partial(_one_step, self._vae, unet, float(self._alpha_bar))
-            self._compiled[cached], _ = compile_to_fit(
-                jax.jit(step).lower(*arguments),
-                f"an image of {image.shape[1]}x{image.shape[0]} px",
-                "use a smaller image or a smaller scale",
-            )
-        restored, finite = self._compiled[cached](*arguments)
-        return restored, bool(finite)
-
-
-def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, noise):
-    """Encodes, denoises once, decodes.
-
-    Args:
-      vae, unet: networks; alpha_bar: of the one timestep.
-      image: [H, W, 3] uint8 or uint16, padded; context: [1, tokens, width].
-      noise: [1, h, w, C] float32, for a sample of the posterior; None for its mean.
-
-    Returns: (image [H, W, 3] float32 in [0, 1], whether all of it is finite).
-    """
-    pixels = image.astype(jnp.float32)[None] / (jnp.iinfo(image.dtype).max / 2) - 1.0
-    restored, _ = restore(
-        vae(vae_params), unet(unet_params), pixels, context,
-        scaling_factor=vae.config.scaling_factor,
-        alpha_bar=alpha_bar,
-        noise=None if noise is None else lambda shape: noise,
-    )  # fmt: skip
-    restored = restored[0]
-    # Clamped before the colour fix, as in the release.
-    return jnp.clip(restored, -1.0, 1.0) * 0.5 + 0.5, jnp.isfinite(restored).all()
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def _finish(restored, reference, method, blend):
-    """Applies the colour fix to the cropped image and blends it with the input; all [H, W, 3]."""
-    reference = reference.astype(jnp.float32) / jnp.iinfo(reference.dtype).max
-    fixed = color_fix(restored, reference, method)
-    return fixed + blend * (reference - fixed)
 
 
 def _check_consistent(vae: Network, unet: Network, text: Text, model: Path) -> None:

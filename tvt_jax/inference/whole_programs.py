@@ -1,0 +1,101 @@
+"""What is compiled for whole images: the restoration, once for each size."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvt_jax.errors import UserError
+from tvt_jax.inference import sizing
+from tvt_jax.inference.color import color_fix
+from tvt_jax.inference.one_step import restore_values
+from tvt_jax.inference.options import RestorationOptions
+from tvt_jax.inference.posterior_noise import posterior_noise
+from tvt_jax.inference.tile_programs import NOT_FINITE, Report
+from tvt_jax.inference.tiling import Span, Tile
+from tvt_jax.memory import compile_to_fit
+from tvt_jax.models.networks import Network
+
+_MOST_PROGRAMS = 16  # in memory, one for each size; all of them are on the disk
+
+
+class WholePrograms:
+    """Compiles the programs and runs them.
+
+    Args:
+      vae, precisions, alpha_bar: as of `TilePrograms`.
+      multiple: of px that images are padded to.
+    """
+
+    def __init__(
+        self,
+        vae: Network,
+        precisions: Callable[[str, Report], Iterator[Network]],
+        alpha_bar: float,
+        multiple: int,
+    ):
+        self._vae, self._precisions, self._alpha_bar = vae, precisions, alpha_bar
+        self._multiple = multiple
+        self._compiled: dict[tuple, jax.stages.Compiled] = {}
+
+    def restore(
+        self, image: np.ndarray, context: jax.Array, options: RestorationOptions, report: Report
+    ) -> np.ndarray:
+        """Restores an image, and applies the colour fix.
+
+        Args:
+          image: [H, W, 3] uint8 or uint16, the enlarged input.
+          context: [1, N, C], the embedding of the prompt.
+          options: posterior, colour fix and blend.
+          report: takes a line about what is done again.
+
+        Returns: [H, W, 3] float32, about [0, 1].
+        Raises:
+          UserError: memory does not suffice, or the networks' output is not finite.
+        """
+        height, width = image.shape[:2]
+        padded, noise = jnp.asarray(sizing.pad(image, self._multiple)), None
+        if options.seed_of_sample is not None:
+            whole = Tile(*(Span(0, side, 0, side) for side in padded.shape[:2]))
+            sizes = self._vae.config.downsampling, self._vae.config.latent_channels
+            noise = posterior_noise(options.seed_of_sample, whole, *sizes)[None]
+        for unet in self._precisions("the image", report):
+            restored, finite = self._run(unet, padded, context, noise)
+            if finite:
+                chosen = (options.color_fix, options.blend)
+                return np.asarray(_finish(restored[:height, :width], image, *chosen))
+        raise UserError(NOT_FINITE)
+
+    def _run(self, unet: Network, image, context, noise) -> tuple[jax.Array, bool]:
+        arguments = (self._vae.params, unet.params, image, context, noise)
+        cached = (unet.dtype, image.shape, image.dtype, context.shape, noise is None)
+        if cached not in self._compiled:
+            if len(self._compiled) == _MOST_PROGRAMS:
+                del self._compiled[next(iter(self._compiled))]
+            step = functools.partial(_one_step, self._vae, unet, self._alpha_bar)
+            self._compiled[cached], _ = compile_to_fit(
+                jax.jit(step).lower(*arguments),
+                f"an image of {image.shape[1]}x{image.shape[0]} px",
+                "use a smaller image or a smaller scale",
+            )
+        restored, finite = self._compiled[cached](*arguments)
+        return restored, bool(finite)
+
+
+def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, noise):
+    """(image [H, W, 3] float32 in [0, 1], whether it is finite) of a padded one."""
+    images, finite = restore_values(
+        vae(vae_params), unet(unet_params), image[None], context,
+        scaling_factor=vae.config.scaling_factor, alpha_bar=alpha_bar, noise=noise,
+    )  # fmt: skip
+    return images[0], finite
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _finish(restored, reference, method, blend):
+    """Applies the colour fix to the cropped image and blends it with the input; all [H, W, 3]."""
+    reference = reference.astype(jnp.float32) / jnp.iinfo(reference.dtype).max
+    fixed = color_fix(restored, reference, method)
+    return fixed + blend * (reference - fixed)
