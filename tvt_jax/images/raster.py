@@ -60,9 +60,8 @@ def write_tiff(path: Path, image: Raster) -> None:
     samples = image.samples
     if samples.nbytes >= 2**32:
         raise ValueError("more than 4 GiB")
-    if (
-        samples.shape[2] == 2 and samples.dtype != np.uint8
-    ):  # readers know transparency of colour images only
+    # Of more than 8 bits, readers know transparency of colour images only.
+    if samples.shape[2] == 2 and samples.dtype != np.uint8:
         samples = samples[..., [0, 0, 0, 1]]
     height, width, channels = samples.shape
     little = samples.dtype.newbyteorder("<")

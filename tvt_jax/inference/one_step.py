@@ -1,8 +1,17 @@
-"""The step of the method between the values of an image file and values in [0, 1]."""
+"""The step of the method between the values of an image file and values in [0, 1].
+
+Whole images and tiles are restored by it.
+"""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from tvt_jax.restoration import restore
+
+NOT_FINITE = "the network's output is not finite and is not written; the weights are damaged."
+
+Report = Callable[[str], None]  # takes a line for the user
 
 
 def restore_values(vae, unet, images, context, *, scaling_factor, alpha_bar, noise=None):

@@ -17,15 +17,12 @@ from tvt_jax.inference.norm_statistics import (
     Statistics,
     Sums,
 )
-from tvt_jax.inference.one_step import restore_values
+from tvt_jax.inference.one_step import NOT_FINITE, Report, restore_values
 from tvt_jax.models.layers import GroupNorm, group_norm_statistics
 from tvt_jax.models.networks import Network
 
-NOT_FINITE = "the network's output is not finite and is not written; the weights are damaged."
 # Groups of the last two norms, the colours of the input and of the output: RGB and CIELAB.
 COLORS = 6
-
-Report = Callable[[str], None]
 
 
 class Batch(NamedTuple):

@@ -16,8 +16,9 @@ import numpy as np
 
 from tvt_jax.inference.color import color_fix, from_lab, match_statistics, to_lab
 from tvt_jax.inference.norm_statistics import Parts, Statistics, Sums
+from tvt_jax.inference.one_step import Report
 from tvt_jax.inference.posterior_noise import posterior_noise
-from tvt_jax.inference.tile_programs import COLORS, Batch, Report, TilePrograms
+from tvt_jax.inference.tile_programs import COLORS, Batch, TilePrograms
 from tvt_jax.inference.tiling import Tile, Tiles, cut, quarters, sample_crops
 from tvt_jax.inference.unfinished import Unfinished
 

@@ -25,9 +25,10 @@ from tvt_jax.inference.any_image import ImageLike, Progress, no_progress, upscal
 from tvt_jax.inference.exported import ExportedUpscaler
 from tvt_jax.inference.jobs import plan_jobs
 from tvt_jax.inference.memory_plan import MemoryPlan, plan_memory
+from tvt_jax.inference.one_step import Report
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
 from tvt_jax.inference.tagging import load_tagger
-from tvt_jax.inference.tile_programs import Report, TilePrograms
+from tvt_jax.inference.tile_programs import TilePrograms
 from tvt_jax.inference.tiled import TiledRestoration, quantised
 from tvt_jax.inference.unfinished import Unfinished
 from tvt_jax.inference.whole_files import Written, upscale_file

@@ -10,10 +10,9 @@ import numpy as np
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import color_fix
-from tvt_jax.inference.one_step import restore_values
+from tvt_jax.inference.one_step import NOT_FINITE, Report, restore_values
 from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.inference.posterior_noise import posterior_noise
-from tvt_jax.inference.tile_programs import NOT_FINITE, Report
 from tvt_jax.inference.tiling import Span, Tile
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
