@@ -4,6 +4,7 @@ A comment before a block, `<!-- test: fast -->` or `<!-- test: slow -->`, lets i
 """
 
 import functools
+import json
 import re
 import runpy
 import shlex
@@ -64,7 +65,7 @@ def blocks() -> list[Block]:
 
 
 def commands() -> dict[str, list[str]]:
-    """The calls of the project's commands in blocks, text and docstrings of configurations."""
+    """The calls of the project's commands: in documents, configurations and the notebook."""
     found = [words for block in blocks() if not block.language for words in block.commands()]
     for path in DOCUMENTS:
         for span in re.findall(r"`(python -m tvt_jax\.\w+[^`]* --[^`]*)`", path.read_text()):
@@ -72,6 +73,9 @@ def commands() -> dict[str, list[str]]:
     for path in ROOT.glob("configs/*.py"):
         text = path.read_text().replace("\\\n", " ")
         found += map(shlex.split, re.findall(r"^    (python -m .*)$", text, re.MULTILINE))
+    for cell in json.loads((ROOT / "launch/colab.ipynb").read_text())["cells"]:
+        text = "".join(cell["source"]).replace("\\\n", " ")
+        found += map(shlex.split, re.findall(r"^ *!(python -m .*)$", text, re.MULTILINE))
     calls = [words for words in found if words[:2] == ["python", "-m"]]
     return {" ".join(words): words for words in calls if words[2].startswith("tvt_jax.")}
 
@@ -199,7 +203,7 @@ def test_files_that_are_named_exist():
     missing = []
     for document in DOCUMENTS:
         text = document.read_text()
-        named = re.findall(r"`((?:[a-z_]+/)+\w+\.(?:py|sh|yaml|tsv))`", text)
+        named = re.findall(r"`((?:[a-z_]+/)+\w+\.(?:ipynb|py|sh|yaml|tsv))`", text)
         named += re.findall(r"((?:tests|configs|launch)/[\w/]+\.py)", text)
         missing += [
             n for n in named if not ((ROOT / n).exists() or (ROOT / "tvt_jax" / n).exists())
