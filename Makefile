@@ -29,6 +29,7 @@ test-beam: .venv-beam/.installed
 	.venv-beam/bin/python -m pytest --noconftest tests/data/test_beam.py
 
 # Gradio wants an older Pillow than the tests, so the page has an environment of its own.
+# SCREENSHOT=.github/page.png makes the README's picture of it.
 test-app: .venv-app/.installed
 	$(CPU) .venv-app/bin/python -m pytest --noconftest tests/test_app.py
 

@@ -83,6 +83,7 @@ def test_mistakes_of_the_command(tmp_path):
     for options, match in (
         ({"seeds": "0,x"}, "`seeds` 0,x are not numbers"),
         ({"seeds": "1,1"}, "`seeds` must be different"),
+        ({"metrics": "psnr,lpips"}, "`metrics`: lpips is unknown"),
         ({"output": Path("README.md")}, "README.md is a file"),
     ):
         with pytest.raises(UserError, match=match):

@@ -11,8 +11,9 @@ from tvt_jax.ablation.runs import Run, read_runs, train_run
 from tvt_jax.benchmarks.complexity import Cost, unet_cost, vae_cost
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.datasets import find_dataset
+from tvt_jax.evaluation.protocol import find_protocol
 from tvt_jax.evaluation.public_benchmark import write_benchmark
-from tvt_jax.evaluation.quality import SHOWN
+from tvt_jax.evaluation.quality import SHOWN, Quality
 from tvt_jax.evaluation.report import markdown_table, metric_titles, write_reports
 from tvt_jax.evaluation.restoration_report import evaluate_restoration
 from tvt_jax.evaluation.vae_report import evaluate_vaes
@@ -58,6 +59,7 @@ def compare_runs(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError("`seeds` must be different numbers, one at least.")
     runs = read_runs(texts, steps, photographs)
+    Quality(find_protocol("paper"), metrics)  # what is wrong with them is said before training
     asked = {
         "stages": {run.name: list(run.labels) for run in runs},
         "seeds": list(seeds),

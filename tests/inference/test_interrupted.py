@@ -1,0 +1,104 @@
+"""The command killed in the middle of its work, and what it compiles: processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tvt_jax.images import write_image
+
+TILES = ("--tile", "256", "--scale", "2")
+pytestmark = pytest.mark.slow
+
+
+def run(model, source, target, *options, cache=None, wait=True):
+    """`python -m tvt_jax.infer`; its output where it is waited for."""
+    command = [sys.executable, "-m", "tvt_jax.infer", "--model", str(model)]
+    command += ["--input", str(source), "--output", str(target), *TILES, *options]
+    environment = {**os.environ, "XLA_FLAGS": ""}  # compiled as for users
+    if cache is not None:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+    if wait:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment)
+
+
+def photograph(width, height, seed=0):
+    """A gradient with noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    colors = 200 * np.stack([x, y, (x + y) / 2], -1)
+    return np.clip(colors + rng.normal(20, 20, colors.shape), 0, 255).astype(np.uint8)
+
+
+def kill_when(process, condition):
+    """SIGKILL as soon as the condition holds, while the process still works."""
+    limit = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_large_image_goes_on_where_it_was_killed(small_model, tmp_path):
+    source = tmp_path / "photograph.png"
+    write_image(source, photograph(401, 303))
+    run(small_model, source, tmp_path / "straight.png")
+    target = tmp_path / "killed.png"
+    state = tmp_path / ".killed.png.unfinished" / "state.npz"
+
+    def done():
+        try:
+            with np.load(state) as saved:
+                return int(saved["sweep"]), int(saved["tiles"])
+        except OSError:
+            return 0, 0
+
+    for at in ((0, 3), (1, 2), (1, 9)):
+        process = run(small_model, source, target, wait=False)
+        kill_when(process, lambda at=at: done() >= at)
+        assert not target.exists()
+    said = run(small_model, source, target)
+    assert f"going on where {state.parent} was left" in said
+    assert target.read_bytes() == (tmp_path / "straight.png").read_bytes()
+    assert not state.parent.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--skip-existing",)])
+def test_a_folder_that_was_killed_is_completed(small_model, tmp_path, options):
+    for number in range(5):
+        write_image(tmp_path / "in" / f"{number}.png", photograph(150 + number, 140, number))
+    run(small_model, tmp_path / "in", tmp_path / "straight")
+    killed = tmp_path / "killed"
+    process = run(small_model, tmp_path / "in", killed, *options, wait=False)
+    kill_when(process, (killed / "1.png").exists)
+    run(small_model, tmp_path / "in", killed, *options)
+    want = {path.name: path.read_bytes() for path in (tmp_path / "straight").iterdir()}
+    assert len(want) == 5
+    assert {path.name: path.read_bytes() for path in killed.glob("*.png")} == want
+
+
+def test_sizes_share_programs_and_a_second_process_compiles_none(small_model, tmp_path):
+    rng, cache = np.random.default_rng(0), tmp_path / "cache"
+    sizes = rng.integers(150, 400, (20, 2))
+    for number, (width, height) in enumerate(sizes):
+        write_image(tmp_path / "in" / f"{number}.png", photograph(width, height))
+    said = run(small_model, tmp_path / "in", tmp_path / "out", cache=cache)
+    assert said.count("compiling for") == 2  # the sample and the tile
+    programs = {path.name for path in cache.glob("*-cache")}
+    assert programs
+    write_image(tmp_path / "other.png", photograph(333, 222))
+    run(small_model, tmp_path / "other.png", tmp_path / "other_out.png", cache=cache)
+    assert {path.name for path in cache.glob("*-cache")} == programs
