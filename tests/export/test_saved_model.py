@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.extend.mlir.dialects import stablehlo
+from jax.interpreters.mlir import make_ir_context
 from PIL import Image
 
 from tests.export.test_stablehlo import images, to_levels
@@ -143,8 +145,6 @@ def test_the_files_say_what_they_are_and_hold_no_paths(folder, results):
 
 @needs_tensorflow
 def test_any_runtime_has_what_the_programs_call(folder):
-    from jax._src.interpreters import mlir
-    from jaxlib.mlir.dialects import stablehlo
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = (folder / "saved_model.pb").read_bytes()
@@ -157,7 +157,7 @@ def test_any_runtime_has_what_the_programs_call(folder):
     }
     assert len(modules) == 2  # "upscale" and "restore"
     for module in modules:
-        with mlir.make_ir_context() as context:
+        with make_ir_context() as context:
             text = str(stablehlo.deserialize_portable_artifact(context, module))
         assert set(re.findall(r"custom_call @(\w+)", text)) == {"shape_assertion"}
 

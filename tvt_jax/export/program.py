@@ -13,6 +13,7 @@ from flax import nnx
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
 from tvt_jax.errors import UserError
 from tvt_jax.export.enlargement import enlarge
+from tvt_jax.export.portable import make_portable
 from tvt_jax.inference.color import color_fix as fix_colors
 from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.models.networks import Network
@@ -114,7 +115,7 @@ def load_programs(model: Path, dtype: str, color_fix: str) -> Programs:
 def lower(
     program: Program, weights: Mapping[str, jax.Array], calling_convention: int | None = None
 ) -> jax.export.Exported:
-    """Traces a program for all sizes and platforms at once.
+    """Traces a program for all sizes and platforms at once, in portable form.
 
     Args:
       program: the program.
@@ -136,7 +137,8 @@ def lower(
     if calling_convention is not None:
         settings["jax_export_calling_convention_version"] = calling_convention
     with _jax_settings(settings):
-        return jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(abstract, *specs)
+        function = jax.jit(program.function)
+        return make_portable(jax.export.export(function, platforms=PLATFORMS)(abstract, *specs))
 
 
 @contextlib.contextmanager

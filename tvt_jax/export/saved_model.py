@@ -15,7 +15,7 @@ import numpy as np
 
 from tvt_jax.errors import UserError
 from tvt_jax.export.program import PLATFORMS, Program, Programs, lower
-from tvt_jax.export.stablehlo import portable_artifact, versions
+from tvt_jax.export.stablehlo import versions
 
 _CALLING_CONVENTION = 9
 _CALL_ARGUMENTS = dict(
@@ -112,13 +112,12 @@ def _call(tf, program: Program, weights: Mapping[str, jax.Array], variables: Map
     exported = lower(program, weights, _CALLING_CONVENTION)
     names = sorted(program.weights)
     kept = exported.module_kept_var_idx
-    blob = portable_artifact(exported)
 
     def call(*inputs):
         arguments = [*(variables[name] for name in names), *inputs]
         [result] = xla.call_module(
             [arguments[i] for i in kept],
-            module=blob,
+            module=exported.mlir_module_serialized,
             Tout=[tf.uint8],
             Sout=[(None, None, None, 3)],
             **_CALL_ARGUMENTS,

@@ -10,15 +10,13 @@ import jaxlib
 import numpy as np
 
 from tvt_jax.errors import UserError
+from tvt_jax.export.portable import STABLEHLO_VERSION
 from tvt_jax.export.program import Programs, lower
 from tvt_jax.files import sha256, write_json
 from tvt_jax.inference.exported import FORMAT, SIGNATURE, WEIGHTS
 from tvt_jax.weights.model_folder import copy_parts
 from tvt_jax.weights.tensor_files import save_tensors
 
-# The oldest StableHLO that the programs need. Newer consumers read it for five years; TensorFlow
-# 2.19, which serves what is exported here, needs it as old as this.
-STABLEHLO_VERSION = "1.0.0"
 # For how long jax and StableHLO promise to read their formats.
 _JAX_EXPORT_DAYS, _PORTABLE_DAYS = 180, 5 * 365
 
@@ -41,7 +39,7 @@ def write_stablehlo(
     for name, program in programs.by_name.items():
         exported = lower(program, programs.weights)
         (folder / f"{name}.jax_export").write_bytes(_serialized(exported))
-        (folder / f"{name}.mlirbc").write_bytes(portable_artifact(exported))
+        (folder / f"{name}.mlirbc").write_bytes(exported.mlir_module_serialized)
         arguments = [*sorted(program.weights), *(name for name, _, _ in program.inputs)]
         signatures[name] = {
             "weights": sorted(program.weights),
@@ -72,19 +70,6 @@ def _serialized(exported: jax.export.Exported) -> bytes:
         return exported.serialize()
     except ImportError as error:  # of flatbuffers
         raise UserError(f"{error}: pip install 'tvt-jax[export]'.") from error
-
-
-def portable_artifact(exported: jax.export.Exported) -> bytes:
-    """A program in StableHLO's stable format, of `STABLEHLO_VERSION`.
-
-    jax has no public name for it; both private ones are used here only.
-    """
-    from jax._src.interpreters import mlir
-    from jaxlib.mlir.dialects import stablehlo
-
-    with mlir.make_ir_context() as context:
-        module = stablehlo.deserialize_portable_artifact(context, exported.mlir_module_serialized)
-        return stablehlo.serialize_portable_artifact(module, STABLEHLO_VERSION)
 
 
 def versions() -> dict[str, str]:
