@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo lpips test test-slow test-beam test-app lint parity-full tagger-full step-speed bench clean
+.PHONY: setup demo lpips test test-slow test-beam test-app lint parity-full tagger-full infer-speed step-speed gpu-report bench clean
 
 setup: $(VENV)/.test-installed
 
@@ -37,18 +37,27 @@ lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Full-width networks with random weights in PyTorch and here: minutes and about 12 GB of memory.
+# Full-width networks with random weights in PyTorch and here, in turns: do they agree, time and
+# memory. Minutes and about 12 GB of memory.
 parity-full: $(VENV)/.test-installed
-	$(CPU) $(BIN)/python -m tests.comparisons.parity_full
+	$(CPU) $(BIN)/python -m tests.comparisons.infer_speed --size 128 --batch-sizes 1 \
+	  --dtype float32 --rounds 5 --runs jax pytorch
 
 # The tagger likewise, from files of the release's size: 6 GB of disk and memory.
 tagger-full: $(VENV)/.test-installed
 	$(CPU) $(BIN)/python -m tests.comparisons.tagger_full
 
-# A training step of stage 3 at full size on a GPU, PyTorch beside ours. Both need builds for CUDA:
-# jax[cuda12] and a CUDA torch in .venv.
-step-speed: $(VENV)/.test-installed lpips
+# Restoration, and a training step of stage 3, at full size on a GPU, PyTorch beside ours. Both need
+# builds for CUDA: jax[cuda12] and a CUDA torch in .venv.
+infer-speed: $(VENV)/.test-installed
+	$(BIN)/python -m tests.comparisons.infer_speed
+
+step-speed: $(VENV)/.test-installed
 	$(BIN)/python -m tests.comparisons.step_speed
+
+# What BENCHMARKS.md has no figures of yet, in half an hour on one GPU, as a report.
+gpu-report: $(VENV)/.test-installed
+	$(BIN)/python -m tests.comparisons.gpu_report
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity

@@ -220,3 +220,19 @@ def test_targets_of_make_exist():
         name for path in DOCUMENTS for name in re.findall(r"`make ([\w-]+)`", path.read_text())
     }
     assert named <= targets, named - targets
+
+
+def test_every_figure_names_its_command():
+    """In the tables of BENCHMARKS.md with a column for it."""
+    rows, in_table = 0, False
+    for line in (ROOT / "BENCHMARKS.md").read_text().splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells and not set(cells[-1]) - {"-"}:
+            continue
+        if "command" in cells:
+            in_table = True
+        elif in_table and cells:
+            assert cells[-1], line
+            rows += 1
+        in_table &= bool(cells)
+    assert rows > 40

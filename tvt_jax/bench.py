@@ -1,24 +1,38 @@
 """`python -m tvt_jax.bench`: figures about the networks and their speed."""
 
+import dataclasses
 import os
+from pathlib import Path
+from typing import Literal
 
 from tvt_jax.cli import run
 from tvt_jax.config import TrainConfig, read_config
 from tvt_jax.errors import UserError
 
 
-def complexity(measure: str = "") -> None:
+def complexity(measure: str = "", json: Path | None = None) -> None:
     """Print parameters and multiply-adds of every network, beside the paper's figures.
 
     Args:
         measure: systems to time too, at full size with random weights, separated by commas: V1, V2,
             S1, S2, S3, S4, S5, TVT. Each takes 4 to 6 GB on a CPU.
+        json: file for the figures that were measured.
     """
     from tvt_jax.benchmarks.cost_tables import complexity_report
-    from tvt_jax.benchmarks.systems import system_speed
+    from tvt_jax.benchmarks.infer_speed import infer_speed
+    from tvt_jax.benchmarks.speed import write_speeds
+    from tvt_jax.benchmarks.systems import system_networks
+    from tvt_jax.parallel import preferred_dtype
 
     names = [name.strip() for name in measure.split(",") if name.strip()]
-    print(complexity_report({name: system_speed(name) for name in names}))
+    dtype, speeds = preferred_dtype(), []
+    for name in names:
+        networks = system_networks(name, dtype, "float32")
+        speed = infer_speed(*networks, size=512, batch_size=1, rounds=3)
+        speeds.append(dataclasses.replace(speed, what=f"{name}, {speed.what}"))
+    print(complexity_report(speeds))
+    if json is not None:
+        write_speeds(json, speeds)
 
 
 def data(crop: int = 512, rounds: int = 7, images: int = 16) -> None:
@@ -40,33 +54,103 @@ def data(crop: int = 512, rounds: int = 7, images: int = 16) -> None:
 def step(
     config: str,
     batch_size: int | None = None,
-    steps: int = 10,
+    rounds: int = 10,
     vae: str | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Time a training step on the available devices: images/s, memory, share of the peak.
+    """Time a training step on the available devices: images/s, memory, share of the matmul rate.
 
     Args:
       config: configuration, for example configs/stage3.py or configs/stage1.py:V1. Networks whose
         folders it does not name are the paper's, with random weights.
       batch_size: instead of the configuration's.
-      steps: how many are timed; the median is reported.
+      rounds: how many steps are timed; the median is reported.
       vae: architecture of a frozen VAE whose folder the configuration does not name: VAE-D4,
         VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
+      json: file for the figures.
     """
-    from tvt_jax.benchmarks.step_speed import step_speed
+    from tvt_jax.benchmarks.speed import program_speed, speed_table, write_speeds
+    from tvt_jax.benchmarks.step_speed import compile_random_step
 
     settings = _settings(config, batch_size)
-    result = step_speed(settings, steps, vae)
-    print(f"{config}, {settings.data.crop} px, {result.described()}")
+    what = f"{config}, {settings.data.crop} px, {settings.dtype}"
+    speed = program_speed(what, rounds, compile_random_step, settings, vae)
+    print(speed_table([speed]))
+    if json is not None:
+        write_speeds(json, [speed])
 
 
 def infer(
+    model: Path | None = None,
+    size: int = 512,
+    batch_size: int = 1,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    vae_dtype: Literal["float32", "bfloat16"] = "float32",
+    rounds: int = 10,
+    json: Path | None = None,
+) -> None:
+    """Time the restoration by VAE and UNet: images/s, memory, share of the matmul rate.
+
+    `python -m tests.comparisons.infer_speed` does it beside PyTorch.
+
+    Args:
+      model: model folder. Left out: the paper's networks at full size, with random weights.
+      size: side of the square output, px.
+      batch_size: images at a time.
+      dtype: of the UNet; auto is what `infer` takes.
+      vae_dtype: of the VAE; `infer` takes float32.
+      rounds: how many are timed; the median is reported.
+      json: file for the figures.
+    """
+    from tvt_jax.benchmarks.infer_speed import infer_speed
+    from tvt_jax.benchmarks.speed import speed_table, write_speeds
+    from tvt_jax.benchmarks.systems import system_networks
+    from tvt_jax.parallel import preferred_dtype
+    from tvt_jax.weights.model_folder import check_is_model_folder, load_network
+
+    chosen = preferred_dtype() if dtype == "auto" else dtype
+    if model is None:
+        networks = system_networks("TVT", chosen, vae_dtype)
+    else:
+        check_is_model_folder(model)
+        dtypes = {"vae": vae_dtype, "unet": chosen}
+        networks = [load_network(model / kind, kind, d, d) for kind, d in dtypes.items()]
+    speed = infer_speed(*networks, size, batch_size, rounds)
+    print(speed_table([speed]))
+    if json is not None:
+        write_speeds(json, [speed])
+
+
+def tagger(
+    batch_size: int = 8,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    rounds: int = 10,
+    json: Path | None = None,
+) -> None:
+    """Time the tagger at full size: images/s, memory, share of the matmul rate.
+
+    Args:
+      batch_size: images at a time.
+      dtype: of weights and computation.
+      rounds: how many are timed; the median is reported.
+      json: file for the figures.
+    """
+    from tvt_jax.benchmarks.speed import program_speed, speed_table, write_speeds
+    from tvt_jax.benchmarks.tagger_speed import compile_tagger
+
+    speed = program_speed(f"tagger, {dtype}", rounds, compile_tagger, batch_size, dtype)
+    print(speed_table([speed]))
+    if json is not None:
+        write_speeds(json, [speed])
+
+
+def photographs(
     megapixels: tuple[float, ...] = (1, 4, 12, 24, 48),
     max_memory: float | None = None,
     tile: str = "auto",
     address_space: float | None = None,
 ) -> None:
-    """Measure time and peak memory of `infer` on images of growing size.
+    """Measure time and peak memory of the command `infer` on photographs of growing size.
 
     Args:
       megapixels: of the outputs.
@@ -74,12 +158,12 @@ def infer(
       tile: as of `infer`.
       address_space: GiB that a process may map, as by `ulimit -v`, the output not counted.
     """
-    from tvt_jax.benchmarks.infer_memory import infer_memory_report
+    from tvt_jax.benchmarks.photograph_memory import photograph_memory_report
 
     options = ["--tile", tile]
     if max_memory is not None:
         options += ["--max-memory", str(max_memory)]
-    print(infer_memory_report(megapixels, options, address_space))
+    print(photograph_memory_report(megapixels, options, address_space))
 
 
 def memory(
@@ -129,6 +213,14 @@ def _settings(config: str, batch_size: int | None) -> TrainConfig:
 
 if __name__ == "__main__":
     run(
-        {"complexity": complexity, "data": data, "step": step, "infer": infer, "memory": memory},
+        {
+            "complexity": complexity,
+            "data": data,
+            "step": step,
+            "infer": infer,
+            "tagger": tagger,
+            "photographs": photographs,
+            "memory": memory,
+        },
         prog="python -m tvt_jax.bench",
     )

@@ -1,14 +1,16 @@
 """The paper's tables of cost with ours beside them."""
 
+import json
 import re
 
 import pytest
 
+from tests.benchmarks.small_networks import SMALL_UNET, SMALL_VAE
 from tvt_jax import bench
-from tvt_jax.benchmarks import systems
+from tvt_jax.benchmarks import cost_tables, infer_speed, systems
 from tvt_jax.benchmarks.cost_tables import PAPER_ABLATIONS, PAPER_SYSTEMS, complexity_report
-from tvt_jax.benchmarks.systems import SYSTEMS, system_speed
-from tvt_jax.config import UNetConfig, VAEConfig
+from tvt_jax.benchmarks.speed import speed_table
+from tvt_jax.benchmarks.systems import SYSTEMS
 from tvt_jax.errors import UserError
 
 
@@ -36,25 +38,22 @@ def test_systems_are_those_of_the_paper():
     assert list(SYSTEMS) == list(PAPER_ABLATIONS)
 
 
-def test_a_system_is_timed(monkeypatch):
-    """With small networks in the place of the paper's."""
-    vae = VAEConfig(
-        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block=False
-    )
-    unet = UNetConfig(
-        block_out_channels=(8, 8),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=(1, 1),
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
-    monkeypatch.setitem(systems.VAES, "VAE-D4", vae)
-    monkeypatch.setitem(systems.UNETS, "CE-UNet", unet)
-    speed = system_speed("TVT", side=64, rounds=1)
-    assert 0 < speed.seconds < 5 and speed.needed > 64 * 64 * 3 * 4
-    assert 10_000 < speed.weights < 10_000_000
+def test_systems_are_timed(monkeypatch, tmp_path, capsys):
+    """With small networks in the place of the paper's; the figures are written, too."""
+    monkeypatch.setitem(systems.VAES, "VAE-D4", SMALL_VAE)
+    monkeypatch.setitem(systems.UNETS, "CE-UNet", SMALL_UNET)
+    monkeypatch.setattr(cost_tables, "complexity_report", speed_table)  # half a minute of tracing
+    monkeypatch.setattr(infer_speed, "infer_speed", smaller(infer_speed.infer_speed))
+    bench.complexity("TVT", tmp_path / "measured.json")
+    assert "| TVT, 64 px, UNet float32, VAE float32, 1 x cpu | 1 |" in capsys.readouterr().out
+    [speed] = json.loads((tmp_path / "measured.json").read_text())["speeds"]
+    assert 0 < speed["seconds"][0] < 5 and speed["needed"] > 64 * 64 * 3 * 4
+    assert 10_000 < speed["held"] < 10_000_000
+
+
+def smaller(measure):
+    """The same measurement, of fewer pixels."""
+    return lambda *networks, size, **options: measure(*networks, size=size // 8, **options)
 
 
 def test_a_system_that_does_not_exist():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.comparisons.parity_full import synthetic_image
+from tests.comparisons.photographs import synthetic_image
 
 LATER_CALLS, LONG = 3, 10.0  # one call alone, if it takes so many seconds
 

@@ -26,7 +26,7 @@ from tvt_jax.infer import infer
 from tvt_jax.inference import tag_files
 from tvt_jax.inference.options import RestorationOptions
 from tvt_jax.inference.tag_files import TagFile
-from tvt_jax.inference.tagging import _class_probabilities, load_tagger, resize
+from tvt_jax.inference.tagging import class_probabilities, load_tagger, resize
 from tvt_jax.inference.upscaler import Upscaler
 from tvt_jax.inference.whole_programs import WholePrograms
 from tvt_jax.prepare import prepare
@@ -117,10 +117,10 @@ def test_images_of_any_sizes_in_batches(taggers, tagger_models):
     images = [random_image(*size, seed=n) for n, size in enumerate(SIZES[:3] + SIZES[4:])]
     want = np.stack(list(taggers["ram"].probabilities(images)))
     batched = load_tagger(tagger_models["ram"], batch_size=2)
-    compiled = _class_probabilities._cache_size()
+    compiled = class_probabilities._cache_size()
     got = np.stack(list(batched.probabilities(iter(images))))
     assert max_difference(got, want) < 1e-6  # five images, so the last batch is filled up
-    assert _class_probabilities._cache_size() == compiled + 1
+    assert class_probabilities._cache_size() == compiled + 1
     assert batched([]) == []
     assert max_difference(want[0], want[1]) > 1e-3
 

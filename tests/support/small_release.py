@@ -5,7 +5,10 @@ torch.save), so what the converter reads here has the names and formats of the r
 """
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +60,26 @@ def vae_d4(widths=(32, 64, 64)) -> AutoencoderKL:
         mid_block_add_attention=False,
     )
     return randomise(without_mid_blocks(vae).eval())
+
+
+def diffusers_vae(config: Mapping[str, Any]) -> AutoencoderKL:
+    """A VAE of ours in diffusers, whose class has no VAE without middle sections.
+
+    Args:
+      config: of its config.json.
+    """
+    config = dict(config)
+    assert config.pop("mid_block") is False and not config.pop("skip_connections")
+    return without_mid_blocks(AutoencoderKL.from_config(config)).eval()
+
+
+def load_diffusers_vae(folder: Path) -> AutoencoderKL:
+    """The same with the weights of a folder."""
+    import safetensors.torch
+
+    vae = diffusers_vae(json.loads((folder / "config.json").read_text()))
+    vae.load_state_dict(safetensors.torch.load_file(folder / "diffusion_pytorch_model.safetensors"))
+    return vae.float()
 
 
 def sd_unet() -> UNet2DConditionModel:

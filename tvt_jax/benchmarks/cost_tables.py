@@ -1,9 +1,6 @@
 """The paper's tables of cost with ours beside them."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-
-import jax
+from collections.abc import Iterable, Sequence
 
 from tvt_jax.benchmarks.complexity import (
     Cost,
@@ -12,7 +9,8 @@ from tvt_jax.benchmarks.complexity import (
     unet_cost,
     vae_cost,
 )
-from tvt_jax.benchmarks.systems import SYSTEMS, SystemSpeed, system_unet
+from tvt_jax.benchmarks.speed import Speed, speed_table
+from tvt_jax.benchmarks.systems import SYSTEMS, system_unet
 from tvt_jax.config import VAES
 
 # The paper's figures: parameters and multiply-adds, "" where it gives none.
@@ -44,11 +42,11 @@ _OURS = {"OSEDiff": "S1", "TVT": "TVT"}
 _TITLES = ("parameters", "layers", "with attention", "paper: parameters", "paper: count")
 
 
-def complexity_report(measured: Mapping[str, SystemSpeed] | None = None) -> str:
+def complexity_report(measured: Sequence[Speed] = ()) -> str:
     """The paper's tables of cost with ours beside them, for a 512 px image, in Markdown.
 
     Args:
-      measured: seconds and memory of some of `SYSTEMS` on the machine at hand.
+      measured: some of `SYSTEMS` on the machine at hand.
     """
     vaes = {name: vae_cost(config) for name, config in VAES.items()}
     unets = {
@@ -94,7 +92,8 @@ def complexity_report(measured: Mapping[str, SystemSpeed] | None = None) -> str:
         cells = [(name, *_cells(cost), *paper) for name, cost, *paper in rows]
         lines += ["", title, "", *_table(("", *_TITLES), cells)]
     if measured:
-        lines += ["", _measured_title(), "", *_measured_table(measured)]
+        title = "Measured: VAE and UNet with random weights"
+        lines += ["", title, "", speed_table(measured)]
     return "\n".join(lines)
 
 
@@ -103,28 +102,6 @@ def _cells(cost: Cost | None) -> tuple[str, ...]:
         return ("", "", "")
     counts = (cost.layers, cost.layers + cost.attention)
     return (f"{cost.parameters / 1e6:.2f} M", *(f"{count / 1e12:.4f} T" for count in counts))
-
-
-def _measured_title() -> str:
-    device = jax.devices()[0]
-    kind = f"{os.cpu_count()} processors" if device.platform == "cpu" else device.device_kind
-    return f"Measured: VAE and UNet with random weights, a 512 px image ({kind})"
-
-
-def _measured_table(measured: Mapping[str, SystemSpeed]) -> list[str]:
-    titles = ("system", "s per image", "GiB of weights", "GiB on top")
-    return _table(
-        titles,
-        [
-            (
-                name,
-                f"{speed.seconds:.3g}",
-                f"{speed.weights / 2**30:.2f}",
-                "" if speed.needed is None else f"{speed.needed / 2**30:.2f}",
-            )
-            for name, speed in measured.items()
-        ],
-    )
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -1,20 +1,13 @@
-"""The paper's systems: their networks, and what they take on the machine at hand."""
+"""The paper's systems: their networks at full size."""
 
 import dataclasses
-import functools
-import statistics
-import time
-from typing import NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from tvt_jax.config import UNETS, VAES, UNetConfig
 from tvt_jax.errors import UserError
-from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network, init_network
-from tvt_jax.restoration import restore
 
 # Of Tables 5 and 7: (VAE, UNet, side of the latent of a 512 px image).
 SYSTEMS = {
@@ -27,22 +20,6 @@ SYSTEMS = {
     "S5": ("VAE-D4", "Prun-UNet", 128),
     "TVT": ("VAE-D4", "CE-UNet", 128),
 }
-_TEXT_TOKENS = 77
-_ALPHA_BAR = 0.5  # any: speed does not depend on it
-
-
-class SystemSpeed(NamedTuple):
-    """One measurement: VAE and UNet, without text encoder and tagger.
-
-    Attributes:
-      seconds: of restoring an image, the median.
-      weights: bytes.
-      needed: bytes on top of them, by the compiler; None where it does not tell.
-    """
-
-    seconds: float
-    weights: int
-    needed: int | None
 
 
 def system_unet(vae: str, unet: str) -> UNetConfig:
@@ -51,42 +28,21 @@ def system_unet(vae: str, unet: str) -> UNetConfig:
     return dataclasses.replace(UNETS[unet], in_channels=channels, out_channels=channels)
 
 
-def system_speed(name: str, side: int = 512, rounds: int = 3) -> SystemSpeed:
-    """Times one step of restoration with random weights, in the dtypes of `Upscaler`.
-
-    Args:
-      name: key of `SYSTEMS`.
-      side: of the square image, px, a multiple of 64.
-      rounds: how often, after one that is not timed.
+def system_networks(name: str, dtype: Any, vae_dtype: Any) -> tuple[Network, Network]:
+    """VAE and UNet of a system with random weights, in the dtypes of the computation.
 
     Raises:
-      UserError: there is no such system, or memory does not suffice.
+      UserError: there is no such system.
     """
     if name not in SYSTEMS:
         raise UserError(f"`measure` {name} is not one of {', '.join(SYSTEMS)}.")
-    vae_name, unet_name, _ = SYSTEMS[name]
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    vae = init_network("vae", VAES[vae_name], seed=0)
-    unet = init_network("unet", system_unet(vae_name, unet_name), seed=0, dtype=dtype)
-    params = vae.params, jax.tree.map(lambda leaf: leaf.astype(dtype), unet.params)
-    width = unet.config.cross_attention_dim
-    rng = np.random.default_rng(0)
-    inputs = (
-        jnp.asarray(rng.uniform(-1, 1, (1, side, side, 3)), jnp.float32),
-        jnp.asarray(rng.standard_normal((1, _TEXT_TOKENS, width)), dtype),
-    )
-    lowered = jax.jit(functools.partial(_step, vae, unet)).lower(*params, *inputs)
-    what = f"{name} with an image of {side} px"
-    step, needed = compile_to_fit(lowered, what, "measure another system")
-    seconds = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(step(*params, *inputs))
-        seconds.append(time.perf_counter() - start)
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    return SystemSpeed(statistics.median(seconds[1:]), weights, needed)
+    vae, unet, _ = SYSTEMS[name]
+    chosen = (("vae", VAES[vae], vae_dtype), ("unet", system_unet(vae, unet), dtype))
+    return tuple(random_network(*arguments) for arguments in chosen)
 
 
-def _step(vae: Network, unet: Network, vae_params, unet_params, image, context):
-    options = {"scaling_factor": vae.config.scaling_factor, "alpha_bar": _ALPHA_BAR}
-    return restore(vae(vae_params), unet(unet_params), image, context, **options)[0]
+def random_network(kind: str, config: Any, dtype: Any) -> Network:
+    """A network with random weights in the dtype of the computation, as inference loads it."""
+    network = init_network(kind, config, seed=0, dtype=dtype)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), network.params)
+    return dataclasses.replace(network, params=params)

@@ -117,8 +117,8 @@ class Tagger:
     def _compiled(self) -> Callable[[jax.Array], jax.Array]:
         network = self._load()
         params = jax.device_put(network.params, self._everywhere)
-        labels = _label_queries(network.graph, params)
-        return functools.partial(_class_probabilities, network.graph, params, labels)
+        labels = label_queries(network.graph, params)
+        return functools.partial(class_probabilities, network.graph, params, labels)
 
 
 def load_tagger(
@@ -200,14 +200,16 @@ def _interpolation(size: int, new_size: int, antialias: bool) -> scipy.sparse.cs
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _label_queries(graph: nnx.GraphDef, params: nnx.State) -> LabelQueries:
+def label_queries(graph: nnx.GraphDef, params: nnx.State) -> LabelQueries:
+    """What the network computes of the classes alone, once for all images."""
     return nnx.merge(graph, params).label_queries()
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _class_probabilities(
+def class_probabilities(
     graph: nnx.GraphDef, params: nnx.State, labels: LabelQueries, images: jax.Array
 ) -> jax.Array:
+    """Maps images [B, S, S, 3] float32 in [0, 1] to probabilities [B, K]."""
     mean, deviation = (jnp.array(x, jnp.float32).reshape(1, 1, 1, 3) for x in (_MEAN, _DEVIATION))
     logits = nnx.merge(graph, params)((images - mean) / deviation, labels)
     return jax.nn.sigmoid(logits)

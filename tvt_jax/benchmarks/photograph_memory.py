@@ -17,7 +17,7 @@ from tvt_jax.images import read_image, write_image
 _SCALE = 4
 
 
-def infer_memory_report(
+def photograph_memory_report(
     megapixels: tuple[float, ...], options: list[str], address_space: float | None
 ) -> str:
     """Measures `python -m tvt_jax.infer` on one input for each size.
