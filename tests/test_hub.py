@@ -12,6 +12,13 @@ from tvt_jax import hub as hub_module
 from tvt_jax.hub import local_model
 from tvt_jax.weights.tensor_files import open_tensors
 
+EXPORT = """
+import runpy, sys
+from tvt_jax.export import exporting
+exporting.export_model = lambda model, *more: print(sorted(p.name for p in model.iterdir()))
+sys.argv[0] = "export"
+runpy.run_module("tvt_jax.export", run_name="__main__")
+"""
 LARGE = bytes(range(256)) * 4096  # 1 MiB
 FETCH = """
 import sys
@@ -119,6 +126,19 @@ def test_half_given_arguments_are_refused(more, said, tmp_path):
     command = ["-m", "tvt_jax.convert", "official", "--output", str(tmp_path / "model"), *more]
     done = run("http://127.0.0.1:9", tmp_path, *command)
     assert done.returncode == 2 and said in done.stderr
+
+
+def test_export_takes_a_repository(tmp_path):
+    hub = Hub({"me/model": {"model_index.json": b"{}", "unet/config.json": b"{}"}})
+    arguments = ["--model", "me/model", "--output", str(tmp_path / "out"), "--format", "stablehlo"]
+    with hub.serve() as address:
+        done = run(address, tmp_path, "-c", EXPORT, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "['model_index.json', 'unet']" in done.stdout
+        arguments[1] = "me/none"
+        done = run(address, tmp_path, "-c", EXPORT, *arguments)
+    assert done.returncode == 2
+    assert "no repository on the hub could be used (me/none: " in done.stderr
 
 
 def test_a_model_is_a_folder_or_a_repository(tmp_path, monkeypatch):

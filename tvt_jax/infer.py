@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,6 +67,7 @@ def infer(
     from tvt_jax.files import claimed
     from tvt_jax.inference.tag_files import TagFile
     from tvt_jax.inference.upscaler import Upscaler
+    from tvt_jax.inference.whole_files import upscale_file
     from tvt_jax.progress import Progress
     from tvt_jax.text import NO_TEXT_ENCODER
 
@@ -81,11 +81,10 @@ def infer(
         raise UserError(NO_TEXT_ENCODER)
     if file is not None and not upscaler.has_tagger:
         _check_complete(file, [job.source for job in jobs])
-    upscale = functools.partial(
-        _upscale_file, upscaler, restoration=restoration, encoding=encoding, all_frames=all_frames
-    )
     failed, said = [], set()
     with Progress(quiet) as show, file or contextlib.nullcontext():
+        tiles = functools.partial(show, "tiles")
+        upscale = functools.partial(upscaler.upscale, report=note, progress=tiles)
         for number, job in enumerate(jobs):
             if len(jobs) > 1:
                 show("images", number, len(jobs))
@@ -97,7 +96,10 @@ def infer(
                     if not ours or (skip_existing and job.done()):
                         note(f"{job.target} is another process's work")
                         continue
-                    written = upscale(job, tags=given, note=note, show=show)
+                    written = upscale_file(
+                        upscale, job.source, job.target, job.format, restoration, encoding, given,
+                        all_frames,
+                    )  # fmt: skip
             except (UserError, MemoryError, OSError) as error:
                 error = _naming(job.source, error)
                 if len(jobs) == 1:
@@ -129,25 +131,6 @@ def _print_result(job, written) -> None:
     print_line(f"{job.source} -> {job.target} ({width}x{height})")
     if written.tags:
         print_line(f"  tags: {', '.join(written.tags)}")
-
-
-def _upscale_file(upscaler, job, *, restoration, encoding, all_frames, tags, note, show):
-    """Upscales one image from file to file; returns what became of it.
-
-    A large one that is interrupted goes on where it was when the command is called again: until it
-    is done, it lies in a folder beside the output.
-    """
-    from tvt_jax.inference.whole_files import upscale_file
-
-    unfinished = job.target.with_name(f".{job.target.name}.unfinished")
-    written = upscale_file(
-        functools.partial(
-            upscaler.upscale, report=note, progress=functools.partial(show, "tiles")
-        ),
-        job.source, job.target, job.format, restoration, encoding, tags, all_frames, unfinished,
-    )  # fmt: skip
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return written
 
 
 def _check_complete(file, sources: list[Path]) -> None:

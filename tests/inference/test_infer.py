@@ -1,6 +1,9 @@
 """A folder through the command, whatever happens to one of its images."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +106,43 @@ def test_notes_are_said_once_and_options_reach_the_file(enlarger, tmp_path, caps
     arguments[arguments.index("jpeg")] = "png"
     assert run(arguments, monkeypatch) == 2
     assert "--quality has no effect on PNG" in capsys.readouterr().err
+
+
+COMMAND = """
+from tests.inference.test_infer import Enlarger
+from tvt_jax.cli import run
+from tvt_jax.infer import infer
+from tvt_jax.inference.upscaler import Upscaler
+Upscaler.from_folder = lambda *_, **__: Enlarger()
+run(infer, "infer")
+"""
+
+
+def test_a_log_has_every_line_and_nothing_else(tmp_path):
+    """`infer > log.txt`: notes and results; the bar and errors are for the screen."""
+    for name, color in (("a.png", "red"), ("b.png", "blue"), ("c.png", "green")):
+        write_image(tmp_path / "in" / name, np.asarray(Image.new("RGB", (4, 4), color)))
+    Image.new("RGBA", (4, 4), (9, 8, 7, 200)).save(tmp_path / "in" / "b.png")
+    (tmp_path / "in" / "d.png").write_bytes(b"nothing")
+    command = [sys.executable, "-c", COMMAND, "--input", "in", "--output", "out"]
+    command += ["--format", "jpeg", "--skip-existing"]
+    write_image(tmp_path / "out" / "c.png.jpg", np.zeros((4, 4, 3), np.uint8))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with open(tmp_path / "log.txt", "w") as log:
+        done = subprocess.run(
+            command, stdout=log, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+        )
+    assert done.returncode == 2
+    assert (tmp_path / "log.txt").read_text().splitlines() == [
+        "skipped 1 that exist already",
+        "no --model: the small bundled model restores; it is made for CPUs.",
+        "in/a.png -> out/a.png.jpg (16x16)",
+        "in/b.png -> out/b.png.jpg (16x16)",
+        "note: in/b.png: transparency becomes white in JPEG (said once)",
+    ]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "in/d.png is not a readable image" in errors[0]
+    assert "1 of 3 images failed, the others are done" in errors[1]
 
 
 def test_too_large_for_the_format_is_said_before_the_work(tmp_path, monkeypatch, capsys):

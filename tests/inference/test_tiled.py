@@ -12,7 +12,8 @@ from tvt_jax import memory
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.config import SchedulerConfig, UNetConfig, VAEConfig
 from tvt_jax.errors import UserError
-from tvt_jax.images import read_image
+from tvt_jax.files import claimed
+from tvt_jax.images import read_image, write_image
 from tvt_jax.inference import memory_plan, sizing, tile_programs, unfinished
 from tvt_jax.inference.memory_plan import plan_memory
 from tvt_jax.inference.norm_statistics import Parts
@@ -189,6 +190,29 @@ def test_an_interrupted_restoration_goes_on(upscaler, tmp_path):
         got = upscaler.upscale(other, options, folder=tmp_path / "work", report=lines.append).image
         assert not any("going on" in line for line in lines)
         np.testing.assert_array_equal(got, upscaler.upscale(other, options).image)
+
+
+def test_a_file_that_is_interrupted_goes_on(upscaler, tmp_path, monkeypatch, capsys):
+    source, target = tmp_path / "a.png", tmp_path / "large.png"
+    write_image(source, photograph())
+    options = RestorationOptions(**TILES, scale=1)
+    real = Upscaler.upscale
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(
+            Upscaler,
+            "upscale",
+            lambda self, *a, **given: real(self, *a, **given, progress=StopAfter(5)),
+        )
+        upscaler.upscale_file(source, target, options)
+    assert not target.exists() and (tmp_path / ".large.png.unfinished").is_dir()
+    with claimed(target), pytest.raises(UserError, match="`target` .* another process's work"):
+        upscaler.upscale_file(source, target, options)
+    capsys.readouterr()
+    upscaler.upscale_file(source, target, options)
+    assert "going on where" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "large.png"]
+    want = upscaler.upscale(photograph(), options).image
+    np.testing.assert_array_equal(read_image(target), want)
 
 
 def test_a_full_disk_is_said_before_any_work(upscaler, tmp_path, monkeypatch):

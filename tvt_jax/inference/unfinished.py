@@ -2,10 +2,14 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
+import jax
 import numpy as np
 
 from tvt_jax.errors import UserError
@@ -73,6 +77,29 @@ class Unfinished:
         values = {n: np.asarray(value) for n, value in values.items() if value is not None}
         with atomic_file(self._folder / "state.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, fingerprint=np.asarray(self._fingerprint), **values)
+
+
+def fingerprint(decided: tuple, arrays: Iterable[np.ndarray], weights: bytes) -> str:
+    """Names everything that decides the pixels of an output.
+
+    Args:
+      decided: values whose representation says all about them.
+      arrays: the image and the embedding of the prompt.
+      weights: as of `hash_of_weights`.
+    """
+    digest = hashlib.sha256(repr(decided).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
+    digest.update(weights)
+    return digest.hexdigest()
+
+
+def hash_of_weights(*trees: Any) -> bytes:
+    """SHA-256 of trees of arrays."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(trees):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.digest()
 
 
 _FIELDS = ("sweep", "tiles", "statistics", "sums", "sampled", "seam")

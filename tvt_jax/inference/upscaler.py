@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import numbers
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,32 +16,24 @@ from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.config import SchedulerConfig
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
 from tvt_jax.errors import UserError, check_type
-from tvt_jax.hub import local_model
+from tvt_jax.files import claimed
 from tvt_jax.images.formats import DEFAULT_ENCODING, Encoding
 from tvt_jax.inference import sizing
 from tvt_jax.inference.any_image import ImageLike, Progress, no_progress, upscale_all
 from tvt_jax.inference.exported import ExportedUpscaler
 from tvt_jax.inference.jobs import plan_jobs
+from tvt_jax.inference.loading import Tag, load_model
 from tvt_jax.inference.memory_plan import MemoryPlan, plan_memory
 from tvt_jax.inference.one_step import Report
 from tvt_jax.inference.options import DEFAULTS, RestorationOptions
-from tvt_jax.inference.tagging import load_tagger
 from tvt_jax.inference.tile_programs import TilePrograms
 from tvt_jax.inference.tiled import TiledRestoration, quantised
-from tvt_jax.inference.unfinished import Unfinished
+from tvt_jax.inference.unfinished import Unfinished, fingerprint, hash_of_weights
 from tvt_jax.inference.whole_files import Written, upscale_file
 from tvt_jax.inference.whole_programs import WholePrograms
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
-from tvt_jax.parallel import preferred_dtype
-from tvt_jax.text import Text, build_prompt, load_text
-from tvt_jax.weights.model_folder import (
-    check_is_model_folder,
-    load_network,
-    read_scheduler_config,
-)
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from tvt_jax.text import Text, build_prompt
 
 
 def print_note(line: str) -> None:
@@ -76,7 +66,7 @@ class Upscaler:
         unet: Network,
         text: Text,
         scheduler: SchedulerConfig,
-        tagger: Callable[[Sequence[np.ndarray]], list[list[str]]] | None = None,
+        tagger: Tag | None = None,
     ):
         self._vae, self._unet, self._text, self._tagger = vae, unet, text, tagger
         self._embed = functools.lru_cache(maxsize=64)(text.embed)
@@ -111,40 +101,15 @@ class Upscaler:
           TypeError: an argument is of another type.
           UserError: the folder is incomplete, damaged or inconsistent, or has no adapters.
         """
-        check_type("model", model, str, Path)
-        check_type("lora_scale", lora_scale, numbers.Real)
-        if dtype not in DTYPES:
-            raise UserError(f"`dtype` {dtype} is not one of {', '.join(DTYPES)}.")
-        model = local_model(model)
-        check_is_model_folder(model)
-        if dtype == "auto":
-            dtype = preferred_dtype()
-        vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
-        unet = load_network(model / "unet", "unet", jnp.dtype(dtype), jnp.dtype(dtype), lora_scale)
-        text = load_text(model, jnp.dtype(dtype))
-        _check_consistent(vae, unet, text, model)
-        tagger = None
-        if text.takes_prompts and (model / "tagger").is_dir():
-            # Float32 as in the release, and one image at a time: nothing to share among devices.
-            tagger = load_tagger(model, batch_size=1, devices=jax.local_devices()[:1])
-        scheduler = read_scheduler_config(model)
-        upscaler = cls(vae, unet, text, scheduler, tagger)
+        loaded = load_model(model, dtype, lora_scale)
         if devices is None:
-            return upscaler
+            return cls(*loaded)
         devices = list(devices)
         if not devices or not all(isinstance(device, jax.Device) for device in devices):
             raise TypeError("`devices` must be a sequence of one or more of jax.devices().")
-        first, *others = (upscaler._on(device, scheduler) for device in devices)
+        first, *others = (cls(*loaded.on(device)) for device in devices)
         first._copies = others
         return first
-
-    def _on(self, device: jax.Device, scheduler: SchedulerConfig) -> "Upscaler":
-        """The same with its weights on a device."""
-        vae, unet, text = (
-            dataclasses.replace(x, params=jax.device_put(x.params, device))
-            for x in (self._vae, self._unet, self._text)
-        )
-        return Upscaler(vae, unet, text, scheduler, self._tagger)
 
     @staticmethod
     def from_export(folder: str | Path) -> ExportedUpscaler:
@@ -222,6 +187,9 @@ class Upscaler:
 
         >>> upscaler.upscale_file("photo.tif", "large.tif", scale=2)
 
+        A large one that is interrupted goes on where it was when the call is repeated: until it is
+        done, it lies in a folder beside the target.
+
         Args:
           source, target: the files; the target's suffix says its format.
           options, tags, changes: as in `__call__`.
@@ -230,7 +198,8 @@ class Upscaler:
 
         Raises:
           TypeError: an argument is of another type.
-          UserError: as `upscale`; a file cannot be read or written.
+          UserError: as `upscale`; a file cannot be read or written, or another process writes the
+            target.
         """
         check_type("source", source, str, Path)
         check_type("target", target, str, Path)
@@ -240,9 +209,11 @@ class Upscaler:
         if not Path(source).is_file():
             raise UserError(f"`source` {source} is no file.")
         [job] = plan_jobs([Path(source)], Path(target), encoding)
-        return upscale_file(
-            self.upscale, job.source, job.target, job.format, options, encoding, tags, all_frames
-        )
+        with claimed(job.target) as ours:
+            if not ours:
+                raise UserError(f"`target` {target} is another process's work.")
+            arguments = (job.source, job.target, job.format, options, encoding, tags, all_frames)
+            return upscale_file(self.upscale, *arguments)
 
     def upscale(
         self,
@@ -378,20 +349,12 @@ class Upscaler:
 
     @functools.cached_property
     def _hash_of_weights(self) -> bytes:
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves((self._vae.params, self._unet.params)):
-            digest.update(np.asarray(leaf).tobytes())
-        return digest.digest()
+        return hash_of_weights(self._vae.params, self._unet.params)
 
     def _fingerprint(self, image, context, options: RestorationOptions, tiles) -> str:
-        """Names everything that decides the pixels of an output by tiles."""
         chosen = (options.scale, options.color_fix, options.blend, options.seed_of_sample)
         decided = (image.shape, *chosen, tiles, self._unet.dtype.name, tvt_jax.__version__)
-        digest = hashlib.sha256(repr(decided).encode())
-        for array in (image, np.asarray(context)):
-            digest.update(np.ascontiguousarray(array).data.cast("B"))
-        digest.update(self._hash_of_weights)
-        return digest.hexdigest()
+        return fingerprint(decided, (image, np.asarray(context)), self._hash_of_weights)
 
     def _restore_tiles(
         self, source, context, options, how: MemoryPlan, work: Unfinished, report, progress
@@ -409,16 +372,3 @@ class Upscaler:
             progress,
         )()
         report(accuracy.described())
-
-
-def _check_consistent(vae: Network, unet: Network, text: Text, model: Path) -> None:
-    """Networks of one folder must fit each other; their own files cannot show that."""
-    latent, width = vae.config.latent_channels, unet.config.cross_attention_dim
-    problems = []
-    if (unet.config.in_channels, unet.config.out_channels) != (latent, latent):
-        problems.append(f"the VAE has {latent} latent channels, the UNet {unet.config.in_channels}")
-    if text.width != width:
-        name = "text encoder" if text.takes_prompts else "stored prompt embedding"
-        problems.append(f"the {name} is {text.width} wide, the UNet wants {width}")
-    if problems:
-        raise UserError(f"the networks in {model} do not belong together: {'; '.join(problems)}.")

@@ -1,5 +1,6 @@
 """From an image file to an image file, with everything that networks do not see."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +36,11 @@ def upscale_file(
     encoding: Encoding,
     tags: Sequence[str] | None = None,
     all_frames: bool = False,
-    unfinished: Path | None = None,
 ) -> Written:
     """Upscales an image file.
+
+    A large one that is interrupted goes on where it was when the call is repeated: until it is
+    done, it lies in a folder beside the target, which only one process may write at a time.
 
     Args:
       upscale: `Upscaler.upscale`.
@@ -46,8 +49,6 @@ def upscale_file(
       options, tags: as of `Upscaler.upscale`; all frames have the tags of the first.
       encoding: of the target.
       all_frames: of an animation, or all pages.
-      unfinished: keeps what is not complete, as the folder of `Upscaler.upscale`; the caller
-        removes it.
 
     Raises:
       UserError: as `Upscaler.upscale`; the source cannot be read; the target cannot be written, or
@@ -61,11 +62,12 @@ def upscale_file(
             f"{FORMATS[file_format].name} holds one frame; choose another `format`, or leave out "
             "`all_frames`."
         )
-    images = []
+    unfinished, images = target.with_name(f".{target.name}.unfinished"), []
     to_write = memory_to_write(photograph, file_format)
     for number, frame in enumerate(photograph.frames):
-        folder = None if unfinished is None else unfinished / str(number)
+        folder = unfinished / str(number)
         image, tags = upscale(frame.rgb, options, tags, folder=folder, to_write=to_write)
         images.append(image)
     notes = write_photograph(target, photograph, images, file_format, encoding)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return Written(size, tuple(tags), (*photograph.notes, *notes))
