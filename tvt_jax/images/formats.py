@@ -68,7 +68,8 @@ FORMATS: Mapping[str, Format] = {
         resolution=True,
     ),
     "avif": Format("AVIF", (".avif",), max_side=32_768, grey=False, frames=True, lossy=True),
-    "jxl": Format("JXL", (".jxl",), lossy=True),
+    # The plug-in writes no profile.
+    "jxl": Format("JXL", (".jxl",), profile=False, lossy=True),
     "heif": Format("HEIF", (".heic", ".heif"), max_side=16_384, grey=False, lossy=True),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from tvt_jax.images.color_profiles import BadProfile, Profile, open_profile
 from tvt_jax.images.formats import readable_formats
 from tvt_jax.images.frame import Frame, make_frame
 from tvt_jax.images.metadata import Metadata, read_metadata, upright_exif, upright_xmp
-from tvt_jax.images.pixels import BadImage, reading_image, reads_sixteen_bits
+from tvt_jax.images.pixels import BadImage, orientation, reading_image, reads_sixteen_bits
 from tvt_jax.images.samples import (
     GREY_MODES,
     deep_samples,
@@ -24,7 +24,7 @@ from tvt_jax.images.samples import (
 
 Kind = Literal["bilevel", "grey", "palette", "color"]
 # Tags of TIFF.
-_WIDTH, _HEIGHT, _ORIENTATION, _XMP_TAG, _ICC_TAG = 256, 257, 274, 700, 34675
+_WIDTH, _HEIGHT, _XMP_TAG, _ICC_TAG = 256, 257, 700, 34675
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _decode(image: Image.Image, data: bytes, all_frames: bool) -> Photograph:
         except BadProfile as error:
             notes.append(f"its colour profile is left out: {error}")
             icc = None
-    turn = _orientation(image)
+    turn = orientation(image)
     loop = image.info.get("loop", 0)
     frames, dtype = [], "uint8"
     for frame in ImageSequence.Iterator(image) if count > 1 and all_frames else [image]:
@@ -193,17 +193,8 @@ def _decode_float_colors(data: bytes) -> Photograph:
     )  # fmt: skip
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation that is still to be applied; Pillow has turned TIFF images itself."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data
-        return 1
-    return orientation if orientation in range(1, 9) and image.format != "TIFF" else 1
-
-
-def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation >= 5:
+def _upright(samples: np.ndarray, turn: int) -> np.ndarray:
+    if turn >= 5:
         samples = samples.swapaxes(0, 1)
-    axes = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    axes = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(turn, ())
     return np.flip(samples, axes)

@@ -20,6 +20,7 @@ from tvt_jax.files import atomic_file
 from tvt_jax.images.formats import FORMATS, format_of, readable_formats
 from tvt_jax.png import write_png
 
+_ORIENTATION = 274  # a tag of EXIF
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 # Pixels. Decoding takes up to 12 bytes each. Larger images are decoded one at a time in a process,
 # so that many threads with a few of them do not fill the memory.
@@ -187,15 +188,27 @@ def _to_rgb(image: Image.Image) -> DecodedImage:
     return DecodedImage(np.array(image), tuple(conversions))
 
 
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, that is still to be applied to an image that is loaded.
+
+    Pillow has turned TIFF images itself. Of JPEG XL the codestream says how it is turned, which its
+    decoder does, and EXIF does not count (ISO/IEC 18181-2); except where it holds a JPEG file.
+    """
+    if image.format == "TIFF" or (image.format == "JXL" and not getattr(image, "jpeg", False)):
+        return 1
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data do not make the pixels useless
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
 def _turn_upright(image: Image.Image) -> bool:
     """Turns and mirrors in place as the EXIF orientation says; whether there was anything to do."""
-    try:
-        turned = image.getexif().get(0x0112, 1) in range(2, 9)
-        if turned:
-            ImageOps.exif_transpose(image, in_place=True)
-        return turned
-    except Exception:  # damaged EXIF data do not make the pixels useless
-        return False
+    turned = orientation(image) != 1
+    if turned:
+        ImageOps.exif_transpose(image, in_place=True)
+    return turned
 
 
 def _is_animated(image: Image.Image) -> bool:

@@ -255,8 +255,10 @@ def _options(target: Format, encoding: Encoding, raster: Raster) -> dict:
         options["quality"] = 95 if encoding.quality is None else encoding.quality
     if target.name == "JPEG":
         options["subsampling"] = 0
-    elif target.name == "AVIF":
+    elif target.name in ("AVIF", "HEIF"):
         options["subsampling"] = "4:4:4"
+    elif target.name == "JXL" and encoding.quality == 100:
+        options["lossless"] = True  # which the plug-in does not take 100 for
     elif target.name == "WEBP" and encoding.quality is None:
         # The quality is that of the compression, which is slow above.
         options |= {"lossless": True, "exact": True, "quality": 50}
