@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 from tvt_jax import memory
+from tvt_jax.config import VAES
 from tvt_jax.errors import UserError
+from tvt_jax.inference.memory_plan import plan_memory
+from tvt_jax.inference.options import RestorationOptions
 
 
 def test_the_share_of_a_gpu_is_told(monkeypatch):
@@ -18,6 +21,8 @@ def test_the_share_of_a_gpu_is_told(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UserError, match=r"free \(of 75% of the GPU; XLA_CLIENT_MEM_FRACTION"):
         memory.compile_to_fit(program, "it", "use less")
+    with pytest.raises(UserError, match=r"free \(of 75% of the GPU; XLA_CLIENT_MEM_FRACTION"):
+        plan_memory((999, 999), VAES["VAE-D4"], 64, RestorationOptions(tile="none"))
 
 
 def write_group(folder, limit, used, cache, names):

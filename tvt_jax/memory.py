@@ -56,12 +56,12 @@ def compile_to_fit(
     if free is not None and needed > free:
         raise UserError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            f"free{_limit_of_gpus()}; {advice}."
+            f"free{limit_of_gpus()}; {advice}."
         )
     return compiled, needed
 
 
-def _limit_of_gpus() -> str:
+def limit_of_gpus() -> str:
     """The part of a GPU that is free at most, which JAX limits itself to, and how to change it."""
     if jax.default_backend() != "gpu":
         return ""

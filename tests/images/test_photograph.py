@@ -278,6 +278,25 @@ def test_metadata_are_kept_without_the_thumbnail_and_can_be_stripped(tmp_path):
     assert notes == ["EXIF and XMP are left out in BMP"]
 
 
+def test_damaged_exif_is_said():
+    whole = camera_exif(6)
+    whole = whole if isinstance(whole, bytes) else whole.tobytes()
+
+    def read(exif):
+        return decode_photograph(encode(Image.fromarray(noise(0, 9, 11)), "JPEG", exif=exif))
+
+    assert not read(whole).notes
+    read_in_part = 0
+    for end in range(8, len(whole) - 8, 12):
+        photograph = read(whole[:end])
+        [note] = photograph.notes
+        kept = photograph.metadata.exif is not None
+        assert ("as far as they can be read" in note) == kept and "damaged EXIF data" in note
+        read_in_part += kept
+    assert read_in_part  # where the first directory is whole
+    assert read(b"Exif\0\0nothing").notes == ("damaged EXIF data are left out",)
+
+
 def test_no_fringes_where_it_is_transparent(tmp_path):
     """What is stored under full transparency does not reach what is seen."""
     rgba = np.zeros((16, 16, 4), np.uint8)  # black where it is transparent

@@ -262,14 +262,18 @@ def test_one_compilation_for_each_padded_size(upscaler):
     assert len(set(upscaler._whole_programs._compiled) - before) == 1
 
 
-def test_programs_of_many_sizes_do_not_fill_the_memory(upscaler, monkeypatch):
+def test_what_many_images_leave_in_memory_is_bounded(upscaler, monkeypatch):
     from tvt_jax.inference import whole_programs as module
 
     monkeypatch.setattr(module, "_MOST_PROGRAMS", 2)
-    monkeypatch.setattr(upscaler._whole_programs, "_compiled", {"first": None, "second": None})
+    programs = upscaler._whole_programs
+    for name in ("_compiled", "_fixes"):
+        monkeypatch.setattr(programs, name, {"first": None, "second": None})
     upscaler.restore(picture(24, 24))
-    programs = upscaler._whole_programs._compiled
-    assert list(programs)[0] == "second" and len(programs) == 2
+    for kept in (programs._compiled, programs._fixes):
+        assert list(kept)[0] == "second" and len(kept) == 2
+    # An embedding takes 315 KB at full size.
+    assert upscaler._embed.cache_info().maxsize == 64
 
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "lab"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import struct
 
 from PIL import ExifTags, Image
 
@@ -13,6 +14,8 @@ _STRUCTURE = frozenset(
     + [*range(320, 326), 330, *range(332, 348), *range(512, 522), *range(529, 533)]
     + [700, 33723, 34377, 34675]
 )
+_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # bytes, by kind of value
+_LOST = "damaged EXIF data are left out"
 # <... tiff:Orientation="6"> and <tiff:Orientation>6</tiff:Orientation>
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>\s*))[2-8]")
 
@@ -45,10 +48,38 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
         if exif is not None:
             exif.tobytes()
     except Exception:  # of many kinds; damaged EXIF data do not make the pixels useless
-        exif, notes = None, ["damaged EXIF data are left out"]
+        exif, notes = None, [_LOST]
+    data = image.info.get("exif")
+    if not notes and isinstance(data, bytes) and not _is_complete(data):
+        notes = [_LOST if exif is None else "damaged EXIF data are kept as far as they can be read"]
     xmp = image.info.get("xmp")
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     return Metadata(exif, upright_xmp(xmp), _valid_dpi(image.info.get("dpi"))), notes
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether the directories of EXIF data and their values lie within it.
+
+    Pillow reads as far as it can, with a warning for the whole process.
+    """
+    data = data.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return not data
+    try:
+        starts = list(struct.unpack_from(f"{order}I", data, 4))
+        for depth, start in enumerate(starts):
+            for number in range(*struct.unpack_from(f"{order}H", data, start)):
+                entry = start + 2 + 12 * number
+                tag, kind, count, value = struct.unpack_from(f"{order}HHII", data, entry)
+                size = count * _SIZES.get(kind, 1)
+                if size > 4 and value + size > len(data):
+                    return False
+                if depth == 0 and tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+                    starts.append(value)
+    except struct.error:
+        return False
+    return True
 
 
 def upright_exif(exif: Image.Exif) -> Image.Exif | None:

@@ -131,7 +131,7 @@ def _budget(max_memory: float | None) -> float:
 def _refuse(size: tuple[int, int], how: str, needed: float, budget: float, advice: str) -> None:
     raise UserError(
         f"an image of {size[1]}x{size[0]} px{how} takes about {needed / 2**30:.1f} GiB of memory "
-        f"and {max(budget, 0) / 2**30:.1f} GiB are free; {advice}."
+        f"and {max(budget, 0) / 2**30:.1f} GiB are free{memory.limit_of_gpus()}; {advice}."
     )
 
 

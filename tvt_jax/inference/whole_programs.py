@@ -17,7 +17,7 @@ from tvt_jax.inference.tiling import Span, Tile
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
 
-_MOST_PROGRAMS = 16  # in memory, one for each size; all of them are on the disk
+_MOST_PROGRAMS = 16  # of a kind in memory, one for each size; all of them are on the disk
 
 
 class WholePrograms:
@@ -37,7 +37,9 @@ class WholePrograms:
     ):
         self._vae, self._precisions, self._alpha_bar = vae, precisions, alpha_bar
         self._multiple = multiple
+        # Of the networks by padded size; of the colour fix by the image's own.
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
+        self._fixes: dict[tuple, jax.stages.Compiled] = {}
 
     def restore(
         self, image: np.ndarray, context: jax.Array, options: RestorationOptions, report: Report
@@ -54,7 +56,6 @@ class WholePrograms:
         Raises:
           UserError: memory does not suffice, or the networks' output is not finite.
         """
-        height, width = image.shape[:2]
         padded, noise = jnp.asarray(sizing.pad(image, self._multiple)), None
         if options.seed_of_sample is not None:
             whole = Tile(*(Span(0, side, 0, side) for side in padded.shape[:2]))
@@ -63,24 +64,37 @@ class WholePrograms:
         for unet in self._precisions("the image", report):
             restored, finite = self._run(unet, padded, context, noise)
             if finite:
-                chosen = (options.color_fix, options.blend)
-                return np.asarray(_finish(restored[:height, :width], image, *chosen))
+                return np.asarray(self._fix(restored, image, options))
         raise UserError(NOT_FINITE)
 
     def _run(self, unet: Network, image, context, noise) -> tuple[jax.Array, bool]:
         arguments = (self._vae.params, unet.params, image, context, noise)
         cached = (unet.dtype, image.shape, image.dtype, context.shape, noise is None)
         if cached not in self._compiled:
-            if len(self._compiled) == _MOST_PROGRAMS:
-                del self._compiled[next(iter(self._compiled))]
             step = functools.partial(_one_step, self._vae, unet, self._alpha_bar)
-            self._compiled[cached], _ = compile_to_fit(
+            program, _ = compile_to_fit(
                 jax.jit(step).lower(*arguments),
                 f"an image of {image.shape[1]}x{image.shape[0]} px",
                 "use a smaller image or a smaller scale",
             )
+            _keep(self._compiled, cached, program)
         restored, finite = self._compiled[cached](*arguments)
         return restored, bool(finite)
+
+    def _fix(self, restored, image: np.ndarray, options: RestorationOptions) -> jax.Array:
+        cached = (restored.shape, image.shape, image.dtype, options.color_fix)
+        arguments = (restored, image, np.float32(options.blend))
+        if cached not in self._fixes:
+            fix = functools.partial(_finish, method=options.color_fix)
+            _keep(self._fixes, cached, jax.jit(fix).lower(*arguments).compile())
+        return self._fixes[cached](*arguments)
+
+
+def _keep(programs: dict, key: tuple, program: jax.stages.Compiled) -> None:
+    """Adds a program, in the place of the oldest where there are too many."""
+    if len(programs) == _MOST_PROGRAMS:
+        del programs[next(iter(programs))]
+    programs[key] = program
 
 
 def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, noise):
@@ -92,9 +106,8 @@ def _one_step(vae, unet, alpha_bar, vae_params, unet_params, image, context, noi
     return images[0], finite
 
 
-@functools.partial(jax.jit, static_argnames="method")
-def _finish(restored, reference, method, blend):
-    """Applies the colour fix to the cropped image and blends it with the input; all [H, W, 3]."""
-    reference = reference.astype(jnp.float32) / jnp.iinfo(reference.dtype).max
-    fixed = color_fix(restored, reference, method)
+def _finish(restored, image, blend, method):
+    """Crops, applies the colour fix and blends with the input [H, W, 3]."""
+    reference = image.astype(jnp.float32) / jnp.iinfo(image.dtype).max
+    fixed = color_fix(restored[: image.shape[0], : image.shape[1]], reference, method)
     return fixed + blend * (reference - fixed)
