@@ -13,7 +13,8 @@ from tvt_jax.errors import UserError
 
 # A process that dies silently (killed, out of memory) ends the others after this time.
 _LIVENESS = {"heartbeat_timeout_seconds": 30}
-_FAILED, _ENDED = "tvt_jax/failed", "tvt_jax/ended"  # keys that the processes of a run share
+# Keys that the processes of a run share.
+_FAILED, _STATUS, _ENDED = "tvt_jax/failed", "tvt_jax/status", "tvt_jax/ended"
 _WATCH_SECONDS = 2.0
 
 
@@ -50,7 +51,7 @@ def ending_together(report: Callable[[BaseException], int]) -> Iterator[None]:
     """Ends all processes of a run when one of them fails in the block.
 
     Otherwise the rest would wait for it forever in their next collective. They are ended
-    immediately; unwritten work is lost.
+    immediately, with the same exit status; unwritten work is lost.
 
     Args:
       report: prints an error and returns the exit status; called in the process that fails first.
@@ -71,10 +72,12 @@ def ending_together(report: Callable[[BaseException], int]) -> Iterator[None]:
         done.set()
         watch.join()
         try:
-            client.key_value_set(_FAILED, str(jax.process_index()))
+            client.key_value_set(_FAILED, "")
         except jax.errors.JaxRuntimeError:  # another process was first
-            _end(client, 2)
-        _end(client, report(error))
+            _end_like_the_first(client)
+        status = report(error)
+        client.key_value_set(_STATUS, str(status))
+        _end(client, status)
     finally:
         done.set()
 
@@ -86,7 +89,15 @@ def _end_with_others(client, done: threading.Event) -> None:
             client.key_value_try_get(_FAILED)
         except jax.errors.JaxRuntimeError:  # nobody has failed
             continue
-        _end(client, 2)
+        _end_like_the_first(client)
+
+
+def _end_like_the_first(client) -> None:
+    """Ends this process with the status of the one that failed first."""
+    status = 1
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is gone
+        status = int(client.blocking_key_value_get(_STATUS, int(5000 * _WATCH_SECONDS)))
+    _end(client, status)
 
 
 def _end(client, status: int) -> None:

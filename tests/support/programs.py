@@ -1,6 +1,5 @@
 """Programs that record how they are called, in the place of those that a script calls."""
 
-import json
 import os
 from pathlib import Path
 
@@ -13,10 +12,7 @@ def put_on_path(monkeypatch, folder: Path, **programs: str) -> None:
     (folder / "bin").mkdir()
     for name, lines in programs.items():
         program = folder / "bin" / name
-        record = (
-            "python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "
-            f'{name} "$@" >> {folder}/calls.jsonl'
-        )
+        record = rf"""{{ printf '%s\x1f' {name} "$@"; printf '\x1e'; }} >> {folder}/calls"""
         program.write_text(f"#!/usr/bin/env bash\n{record}\n{lines}\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
@@ -24,5 +20,6 @@ def put_on_path(monkeypatch, folder: Path, **programs: str) -> None:
 
 def calls(folder: Path) -> list[list[str]]:
     """The calls so far: name and arguments of each."""
-    path = folder / "calls.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    path = folder / "calls"
+    recorded = path.read_text().split("\x1e")[:-1] if path.exists() else []
+    return [call.split("\x1f")[:-1] for call in recorded]
