@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tvt_jax.models.convolution import conv_on_doubled, doubled
+
 
 class InitKeys:
     """Source of initial weights, passed to networks in place of `nnx.Rngs`.
@@ -128,6 +130,14 @@ class Conv2d(nnx.Conv):
             bias_init=bias_init,
             rngs=rngs,
         )
+
+    def on_doubled(self, x):
+        """Applies a 3x3 layer with padding 1 to x enlarged by 2: [B, h, w, in] -> [B, 2h, 2w, out].
+
+        The enlargement repeats the nearest pixel.
+        """
+        y = conv_on_doubled(x.astype(self.dtype), self.kernel[...])
+        return y + self.bias[...].astype(y.dtype)[None, None, None]
 
 
 _statistics = contextvars.ContextVar("group_norm_statistics", default=None)
@@ -305,10 +315,9 @@ class Upsample2D(nnx.Module):
           size: (H, W), each 2n or 2n - 1 for n rows or columns; default 2h, 2w. Cropping the
             doubled image equals PyTorch's nearest resize to an odd size.
         """
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        if size is not None:
-            x = x[:, : size[0], : size[1]]
-        return self.conv(x)
+        if size is None or tuple(size) == (2 * x.shape[1], 2 * x.shape[2]):
+            return self.conv.on_doubled(x)
+        return self.conv(doubled(x)[:, : size[0], : size[1]])
 
 
 def remat_call(enabled, module, *args):

@@ -5,11 +5,11 @@ their paths: a checkpoint of the base loads the same way with and without adapte
 Source: peft `LoraConfig(init_lora_weights="gaussian")`, its `Linear` and `Conv2d` layers.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from tvt_jax.config import LoRAConfig
+from tvt_jax.models.convolution import conv2d, conv_on_doubled
 from tvt_jax.models.layers import Conv2d, InitKeys, Linear, normal
 
 
@@ -31,15 +31,17 @@ class LoRAConv2d(Conv2d):
 
     def __call__(self, x):
         """Maps [B, H, W, in] to [B, H', W', out]."""
-        y = super().__call__(x)
-        narrow = jax.lax.conv_general_dilated(
-            x.astype(y.dtype),
-            self.lora_a[...].astype(y.dtype),
-            self.strides,
-            self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return y + (narrow @ self.lora_b[0, 0].astype(y.dtype)) * self.lora_scale
+        x = x.astype(self.dtype)
+        narrow = conv2d(x, self.lora_a[...], self.strides, self.padding)
+        return super().__call__(x) + self._widened(narrow)
+
+    def on_doubled(self, x):
+        """Maps [B, h, w, in] to [B, 2h, 2w, out]; see `Conv2d`."""
+        x = x.astype(self.dtype)
+        return super().on_doubled(x) + self._widened(conv_on_doubled(x, self.lora_a[...]))
+
+    def _widened(self, narrow):
+        return (narrow @ self.lora_b[0, 0].astype(narrow.dtype)) * self.lora_scale
 
 
 def lora_targets(model: nnx.Module, config: LoRAConfig) -> list[str]:
