@@ -1,10 +1,50 @@
-"""What is run by hand beside PyTorch on a GPU, small and on a CPU."""
+"""Comparisons by turns, and those with PyTorch, which are run by hand on a GPU, small."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.comparisons.alternating import side_speeds, take_turns
+
+SIDE = """
+import sys
+from tests.comparisons.alternating import serve_side
+name, log = sys.argv[1:]
+calls = []
+
+def call():
+    calls.append(name)
+    print("a library talks")
+    with open(log, "a") as file:
+        file.write(name)
+    if name == "b" and len(calls) == 3:
+        raise RuntimeError("broken")
+
+figures = {"device": "cpu", "peak": 7, "compile_seconds": 1.0}
+if name == "jax":
+    figures |= {"flops": 2e9, "matmul_rate": 1e12, "devices": 1, "held": 5, "needed": None}
+serve_side(lambda: (call, lambda: figures), rounds=2)
+"""
+
+
+def test_sides_take_turns_and_one_that_fails_costs_no_other(tmp_path, monkeypatch):
+    (tmp_path / "stub_side.py").write_text(SIDE)
+    log = str(tmp_path / "log")
+    sides = {name: [name, log] for name in ("jax", "b", "c")}
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    results = take_turns("stub_side", sides, rounds=2, environment={})
+    ours, none, others = (results[name] for name in ("jax", "b", "c"))
+    assert Path(log).read_text() == "jaxbc" * 3 + "jaxc" and none is None
+    assert len(ours["times"]) == len(others["times"]) == 2
+    speeds = side_speeds(results, "64 px", batch_size=4)
+    assert [speed.what for speed in speeds] == ["jax, 64 px", "c, 64 px"]
+    assert [speed.held for speed in speeds] == [5, None]
+    assert speeds[1].floor == speeds[0].floor == 2e-3 and speeds[1].batch_size == 4
 
 
 def compare(module, *arguments):

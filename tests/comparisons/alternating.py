@@ -37,7 +37,7 @@ def take_turns(
         for name, arguments in sides.items():
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
                 env={**environment, **os.environ},
             )  # fmt: skip
             processes[name] = stack.enter_context(process)
@@ -46,8 +46,7 @@ def take_turns(
         for _ in range(WARM_UP + rounds + 1):
             for name, process in processes.items():
                 with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write("\n")
-                    process.stdin.flush()
+                    process.stdin.write(b"\n")
                 told[name] += process.stdout.readlines(1)
     results: dict[str, dict[str, Any] | None] = dict.fromkeys(sides)
     for name, lines in told.items():

@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -171,7 +170,7 @@ def make_report(sections: Sequence[Section], folder: Path, total: float = TOTAL)
 
 
 def _write(outcomes: Sequence[Outcome], folder: Path) -> None:
-    lines = [f"# Measured on {platform.node()}, {datetime.date.today()}"]
+    lines = [f"# GPU report, {datetime.date.today()}"]
     for outcome in outcomes:
         command = f"python -m {' '.join(outcome.section.command)}"
         lines += [
@@ -208,6 +207,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu_report"))
     parser.add_argument("--small", action="store_true", help="small networks, for a CPU")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the section's processes
     outcomes = make_report(SMALL if options.small else FULL, options.output)
     print(f"wrote {options.output}/report.md")
     if failed := [outcome.section.title for outcome in outcomes if outcome.problem]:

@@ -220,10 +220,10 @@ def main() -> None:
             speeds += measured
             compared[batch_size] = differences
             problems += [f"{name} failed with a batch of {batch_size}" for name in failed]
-    print(speed_table(speeds))
+    print(f"{speed_table(speeds)}\n")
     for batch_size, differences in compared.items():
         for name, (difference, magnitude) in differences.items():
-            print(f"batch {batch_size}, {name}: {difference:.1e} off, of up to {magnitude:.2g}")
+            print(f"- batch {batch_size}, {name}: {difference:.1e} off, of up to {magnitude:.2g}")
             exact = options.dtype == options.vae_dtype == "float32"
             if exact and not difference < TOLERANCE * magnitude:
                 problems.append(f"the {name} differs by more than {TOLERANCE}")
