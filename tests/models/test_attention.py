@@ -186,10 +186,11 @@ def test_an_accelerator_computes_several_heads_at_a_time():
 def test_the_tpu_kernel_computes_the_same():
     from jax.experimental.pallas import tpu as pltpu
 
-    qkv = inputs(200, 77, width=64, batch=1)
-    with pltpu.force_tpu_interpret_mode():
-        got = dot_product_attention(*qkv, backend="pallas")
-    assert max_difference(got, reference(*qkv)) < TOLERANCE
+    for lengths in ((200, 77), (520, 1030)):  # of one block, and of several
+        qkv = inputs(*lengths, width=64, batch=1, heads=1)
+        with pltpu.force_tpu_interpret_mode():
+            got = dot_product_attention(*qkv, backend="pallas")
+        assert max_difference(got, reference(*qkv)) < TOLERANCE
 
 
 SHARDED = """
@@ -203,16 +204,17 @@ from tvt_jax.config import MeshConfig
 from tvt_jax.models.attention import dot_product_attention
 from tvt_jax.parallel import batch_sharding, make_mesh
 mesh = make_mesh(MeshConfig(2, 2))
-for batch in (4, 3):  # samples that the devices can share, and some that they cannot
-    qkv = inputs(200, 77, width=64, batch=batch, heads=1)
+for batch in (4, 3):  # samples that the devices can share, and some of which they share queries
+    qkv = inputs(201, 77, width=64, batch=batch, heads=1)
     placed = jax.device_put(qkv, batch_sharding(mesh)) if batch == 4 else qkv
-    with pltpu.force_tpu_interpret_mode(), jax.set_mesh(mesh):
-        got = jax.jit(lambda *a: dot_product_attention(*a, backend="pallas"))(*placed)
-    assert max_difference(got, reference(*qkv)) < TOLERANCE
+    for backend in ("pallas", "blockwise"):
+        with pltpu.force_tpu_interpret_mode(), jax.set_mesh(mesh):
+            got = jax.jit(lambda *a: dot_product_attention(*a, backend=backend))(*placed)
+        assert max_difference(got, reference(*qkv)) < TOLERANCE
 """
 
 
-def test_the_tpu_kernel_runs_on_each_device_for_its_samples():
+def test_each_device_computes_its_samples_or_queries():
     root = Path(__file__).parent.parent.parent
     subprocess.run([sys.executable, "-c", SHARDED], check=True, cwd=root)
 

@@ -22,7 +22,9 @@ _PLAIN_SCORES_OF_ALL = 1 << 27
 _HEADS_AT_ONCE = 64
 _QUERY_BLOCK = 256
 _KEY_BLOCK = 512
-_FLASH_LENGTH_MULTIPLE = 128  # required by the Pallas TPU kernel
+# The Pallas TPU kernel works on multiples of 128 tokens, and is fast in large blocks.
+_FLASH_LENGTH_MULTIPLE = 128
+_FLASH_BLOCK = 512
 
 BACKENDS = ("auto", "plain", "blockwise", "cudnn", "pallas")
 _target = contextvars.ContextVar("target", default=None)
@@ -67,11 +69,8 @@ def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
         raise ValueError("causal attention is implemented by the plain backend only")
     if backend == "plain":
         return _plain(query, key, value, causal)
-    if backend == "cudnn":
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    if backend == "pallas":
-        return _pallas_flash(query, key, value)
-    return _blockwise(query, key, value)
+    kernel = {"cudnn": _cudnn_flash, "pallas": _pallas_flash, "blockwise": _blockwise}[backend]
+    return _on_each_device(kernel, query, key, value)
 
 
 def suitable_backend(query_shape, num_keys, dtype):
@@ -104,8 +103,8 @@ def _fits_plain(batch, scores_per_sample):
     if jax.export.is_symbolic_dim(batch):
         return True
     mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty or batch % mesh.size else mesh.size
-    return batch // devices * scores_per_sample <= _PLAIN_SCORES_OF_ALL
+    devices = 1 if mesh.empty else mesh.size  # that share the samples, or the queries of one
+    return batch * scores_per_sample // devices <= _PLAIN_SCORES_OF_ALL
 
 
 def _fits_cudnn(dtype, width, compute_capability):
@@ -242,44 +241,65 @@ def _attend_backward(residuals, grad_out):
 _attend_one_head.defvjp(_attend_forward, _attend_backward)
 
 
-def _pallas_flash(query, key, value):
-    """The TPU flash kernel, on each device for its own samples.
+def _on_each_device(kernel, query, key, value):
+    """Computes each device's share of the samples, or of the queries where it is one image.
 
-    The compiler cannot partition a kernel, so it is mapped over the mesh of `jax.set_mesh`.
+    The compiler cannot partition a kernel or a loop over blocks, so they are mapped over the mesh
+    of `jax.set_mesh`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return _pallas_flash_on_one_device(query, key, value)
-    divides = query.shape[0] % mesh.size == 0
-    samples = PartitionSpec(mesh.axis_names) if divides else PartitionSpec()
-    return jax.shard_map(
-        _pallas_flash_on_one_device,
+        return kernel(query, key, value)
+    length = query.shape[1]
+    if query.shape[0] % mesh.size == 0:
+        queries = keys = PartitionSpec(mesh.axis_names)
+    else:
+        queries, keys = PartitionSpec(None, mesh.axis_names), PartitionSpec()
+        query = jnp.pad(query, ((0, 0), (0, -length % mesh.size), (0, 0), (0, 0)))
+    attend = jax.shard_map(
+        kernel,
         mesh=mesh,
-        in_specs=(samples,) * 3,
-        out_specs=samples,
-        check_vma=False,  # the kernel does not say how its output varies over devices
-    )(query, key, value)
+        in_specs=(queries, keys, keys),
+        out_specs=queries,
+        check_vma=False,  # kernels do not say how their output varies over devices
+    )
+    return attend(query, key, value)[:, :length]
 
 
-def _pallas_flash_on_one_device(query, key, value):
+def _cudnn_flash(query, key, value):
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _pallas_flash(query, key, value):
     """The TPU flash kernel of jax.experimental.pallas; lengths are padded and masked."""
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
 
+    def block(length):
+        """Multiples of it are what a length is padded to."""
+        whole = length + -length % _FLASH_LENGTH_MULTIPLE
+        return min(_FLASH_BLOCK, whole)
+
     def padded(x):
-        pad = -x.shape[1] % _FLASH_LENGTH_MULTIPLE
+        pad = -x.shape[1] % block(x.shape[1])
         return jnp.moveaxis(jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))), 2, 1)
 
     def segments(x):
         # Real tokens are segment 1 and padding is segment 0; a token sees its own segment only.
-        length = x.shape[1] + -x.shape[1] % _FLASH_LENGTH_MULTIPLE
+        length = x.shape[1] + -x.shape[1] % block(x.shape[1])
         real = (jnp.arange(length) < x.shape[1]).astype(jnp.int32)
         return jnp.broadcast_to(real, (x.shape[0], length))
 
+    q, k = block(query.shape[1]), block(key.shape[1])
     out = flash.flash_attention(
         padded(query),
         padded(key),
         padded(value),
         segment_ids=flash.SegmentIds(q=segments(query), kv=segments(key)),
         sm_scale=1 / math.sqrt(query.shape[-1]),
-    )
+        block_sizes=flash.BlockSizes(
+            block_b=1, block_q=q, block_k_major=k, block_k=k,
+            block_q_major_dkv=q, block_q_dkv=q, block_k_major_dkv=k, block_k_dkv=k,
+            block_q_dq=q, block_k_major_dq=k, block_k_dq=k,
+        ),
+    )  # fmt: skip
     return jnp.moveaxis(out, 1, 2)[:, : query.shape[1]]
