@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU := JAX_PLATFORMS=cpu
 
-.PHONY: setup demo lpips test test-slow test-beam test-app lint parity-full tagger-full infer-speed step-speed gpu-report bench clean
+.PHONY: setup demo lpips test test-slow test-beam test-app test-gcs lint parity-full tagger-full infer-speed step-speed gpu-report bench clean
 
 setup: $(VENV)/.test-installed
 
@@ -32,6 +32,10 @@ test-beam: .venv-beam/.installed
 # SCREENSHOT=.github/page.png makes the README's picture of it.
 test-app: .venv-app/.installed
 	$(CPU) .venv-app/bin/python -m pytest --noconftest tests/test_app.py
+
+# gcsfs's absence is a mistake that the other tests make.
+test-gcs: .venv-gcs/.installed
+	$(CPU) .venv-gcs/bin/python -m pytest --noconftest tests/training/test_bucket_runs.py
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
@@ -63,7 +67,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tvt_jax.bench complexity
 
 clean:
-	rm -rf $(VENV) .venv-beam .venv-app outputs .xla_cache
+	rm -rf $(VENV) .venv-beam .venv-app .venv-gcs outputs .xla_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -88,4 +92,9 @@ $(VENV)/.test-installed: requirements-test.txt $(VENV)/.installed
 .venv-app/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-app
 	.venv-app/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[app]" pytest==8.4.2 playwright
+	touch $@
+
+.venv-gcs/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-gcs
+	.venv-gcs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --editable ".[gcs]" pytest==8.4.2
 	touch $@

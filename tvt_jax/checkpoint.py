@@ -1,11 +1,13 @@
 """Checkpoints of a training run by Orbax: the state, and which run it belongs to."""
 
+import contextlib
+import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from tvt_jax.errors import UserError
 
@@ -17,15 +19,15 @@ class Checkpoints:
     of one process).
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, local or in a bucket.
       every: save at multiples of this step.
       keep: how many of the last to keep.
     """
 
-    def __init__(self, workdir: Path, every: int, keep: int):
-        folder = workdir.absolute() / "checkpoints"
+    def __init__(self, workdir: os.PathLike[str], every: int, keep: int):
+        path = os.fspath(workdir)
         self._manager = ocp.CheckpointManager(
-            folder,
+            epath.Path(path if "://" in path else os.path.abspath(path)) / "checkpoints",
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
         )
         self._every = every
@@ -110,10 +112,13 @@ class Checkpoints:
             ) from error
 
     def _write_error(self, error: Exception) -> UserError:
-        free = shutil.disk_usage(self._manager.directory).free / 2**30
+        reason = _first_line(error)
+        with contextlib.suppress(OSError):  # a bucket
+            free = shutil.disk_usage(self._manager.directory).free / 2**30
+            reason += f"; {free:.1f} GiB free"
         return UserError(
-            f"cannot write a checkpoint to {self._manager.directory} "
-            f"({_first_line(error)}; {free:.1f} GiB free); earlier checkpoints are intact."
+            f"cannot write a checkpoint to {self._manager.directory} ({reason}); "
+            "earlier checkpoints are intact."
         )
 
 

@@ -25,8 +25,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run; resumed if it holds one. Default: the configuration's name and variant "
-    "under runs/, for example runs/stage2-tiny.",
+    "Folder of the run, local or gs://BUCKET/...; resumed if it holds one. Default: the "
+    "configuration's name and variant under runs/, for example runs/stage2-tiny.",
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "This is one process of several.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but errors.")
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             raise UserError("--config is missing; for example --config configs/stage2.py:tiny.")
         source = config_flags.get_config_filename(flags.FLAGS["config"])
         _check_file(source)
-        config, workdir = _CONFIG.value, Path(_WORKDIR.value or default_workdir(source))
+        config, workdir = _CONFIG.value, _WORKDIR.value or default_workdir(source)
         _validate(config, source)
         # Orbax and Grain log every file that they touch, and from their threads whatever is raised
         # here in one line.

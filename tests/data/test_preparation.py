@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.support.image_files import encode, noise, write_images
+from tests.support.memory_bucket import memory_bucket
 from tvt_jax.data.preparation.prepare import Settings, prepare_shards
 from tvt_jax.data.preparation.runners import run_in_processes, run_in_threads
 from tvt_jax.data.preparation.shard_writer import Filters, write_shard
@@ -409,24 +409,9 @@ def _wait_for(process, path):
 # --------------------------------------------------------------------------------------------------
 
 
-def test_buckets_are_read_and_written(tmp_path, folder, monkeypatch):
+def test_buckets_are_read_and_written(tmp_path, folder):
     """A file system in memory stands for Google's; only ArrayRecord's own reading is left out."""
-    import fsspec
-    from etils.epath import backend
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Bucket(MemoryFileSystem):
-        protocol = ("gcs", "gs")
-        store, pseudo_dirs = {}, [""]
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return "/" + os.fspath(path).split("://")[-1].strip("/")
-
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    bucket = fsspec.filesystem("gcs")
-    try:
+    with memory_bucket() as bucket:
         for path in folder.iterdir():
             bucket.pipe_file(f"gs://data/in/photos/{path.name}", path.read_bytes())
         bucket.pipe_file("gs://data/in/photos/sub/.x/hidden.png", b"x")
@@ -454,9 +439,6 @@ def test_buckets_are_read_and_written(tmp_path, folder, monkeypatch):
                 target.write_bytes(bucket.cat_file(path))
         for one, other in zip(from_bucket, take(3, config(tmp_path / "local")), strict=True):
             np.testing.assert_array_equal(one["hr"], other["hr"])
-    finally:
-        monkeypatch.undo()
-        backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -441,8 +441,3 @@ def test_other_frozen_weights_are_another_run(tmp_path):
     train(small_config(seed=1), tmp_path / "a", quiet=True)
     with pytest.raises(UserError, match="another run .*frozen"):
         train(dataclasses.replace(first, steps=9), tmp_path / "run", quiet=True)
-
-
-def test_buckets_are_no_workdir(tmp_path):
-    with pytest.raises(UserError, match="mount the bucket"):
-        train(small_config(), Path("gs://bucket/run"), quiet=True)

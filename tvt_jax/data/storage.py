@@ -3,9 +3,11 @@
 `gs://` needs the package gcsfs (or tensorflow) beside etils, and Google's usual credentials.
 """
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from tvt_jax.errors import UserError
 from tvt_jax.files import atomic_file
 
 
-def as_path(text: str) -> epath.Path:
+def as_path(text: str | os.PathLike[str]) -> epath.Path:
     """The path of a local file or of an object in a bucket."""
-    return epath.Path(os.path.expanduser(text))
+    text = os.path.expanduser(text)
+    if text.startswith("gs:/") and not text.startswith("gs://"):  # pathlib joins slashes
+        text = text.replace("gs:/", "gs://", 1)
+    return epath.Path(text)
 
 
 def is_local(path: epath.Path) -> bool:
@@ -25,16 +30,25 @@ def is_local(path: epath.Path) -> bool:
     return "://" not in os.fspath(path)
 
 
-def check_folder(path: epath.Path) -> None:
-    """Raises UserError unless the path is a folder that can be read."""
+@contextlib.contextmanager
+def reaching(path: epath.Path) -> Iterator[None]:
+    """Turns whatever goes wrong with a bucket in the block into a UserError that names `path`."""
     try:
-        found = path.is_dir()
+        yield
+    except UserError:
+        raise
     except ImportError as error:
         raise UserError(
             f"{path}: buckets need one more package ({error.name or error}); `pip install gcsfs`."
         ) from error
     except Exception as error:  # each cloud library raises its own errors
         raise UserError(f"{path} cannot be reached ({error}).") from error
+
+
+def check_folder(path: epath.Path) -> None:
+    """Raises UserError unless the path is a folder that can be read."""
+    with reaching(path):
+        found = path.is_dir()
     if not found:
         raise UserError(f"{path} is not a folder.")
 

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import hashlib
+import os
 import signal
 import textwrap
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from tvt_jax.checkpoint import Checkpoints, abstract_like
@@ -24,16 +26,19 @@ from tvt_jax.training.program import check_batch, compile_step, device_bytes, ma
 from tvt_jax.training.stage import Stage, Tree, num_parameters
 from tvt_jax.training.step import TrainState
 from tvt_jax.training.validation import Validation
-from tvt_jax.training.workdir import own_workdir
+from tvt_jax.training.workdir import Workdir, own_workdir
+
+_LISTING = "trained_parameters.txt"
 
 
-def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
+def train(config: TrainConfig, workdir: str | os.PathLike[str], quiet: bool = False) -> epath.Path:
     """Runs a stage from its last checkpoint, or from the start, to the end.
 
     Args:
       config: validated settings.
       workdir: folder of the run: checkpoints, `metrics.jsonl`, TensorBoard files, and at the end
-        the trained network as a diffusers folder. Processes of one run share it.
+        the trained network as a diffusers folder. Local or in a bucket (`gs://`); processes of one
+        run share it.
       quiet: no progress bar and no notes.
 
     Returns: the folder of the trained network.
@@ -46,13 +51,12 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
     say = print if main and not quiet else lambda *_: None
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
-    with own_workdir(workdir):
+    with own_workdir(workdir) as folder:
         stage, params, frozen = make_stage(config)
-        listing = workdir / "trained_parameters.txt"
-        _tell_trained(stage, params, listing, say)
+        _tell_trained(stage, params, folder.path / _LISTING, say)
         with _StopSignal() as stop:
             with Checkpoints(
-                workdir, config.checkpoint_every, config.keep_checkpoints
+                folder.path, config.checkpoint_every, config.keep_checkpoints
             ) as checkpoints:
                 start = checkpoints.latest or 0
                 data = batches(config.data, config.seed, start, say, tokenizer=stage.tokenizer)
@@ -69,39 +73,39 @@ def train(config: TrainConfig, workdir: Path, quiet: bool = False) -> Path:
                     state = checkpoints.restore(abstract_like(state), run)
                     say(f"resumed at step {start}")
                 if main:
-                    _write_trained(listing, stage)
-                log = MetricsLog(workdir, start, config.steps, quiet=quiet, write=main)
+                    _write_trained(folder.local / _LISTING, stage)
+                log = MetricsLog(folder.local, start, config.steps, quiet=quiet, write=main)
                 with data, log:
                     state, done = _run_steps(
-                        stage, config, mesh, state, frozen, start,
-                        data=data, log=log, checkpoints=checkpoints, run=run, stop=stop, say=say,
+                        stage, config, mesh, state, frozen, start, data=data, log=log,
+                        folder=folder, checkpoints=checkpoints, run=run, stop=stop, say=say,
                     )  # fmt: skip
                 checkpoints.save(done, state, run, force=True)
             if done == config.steps:
-                return _export(stage, state, frozen, workdir, say)
+                return _export(stage, state, frozen, folder, say)
     say(f"stopped at step {done}, saved; the same command resumes")
     raise SystemExit(stop.exit_status)
 
 
 def _export(
-    stage: Stage, state: TrainState, frozen: Tree, workdir: Path, say: Callable[[str], None]
-) -> Path:
+    stage: Stage, state: TrainState, frozen: Tree, folder: Workdir, say: Callable[[str], None]
+) -> epath.Path:
     """Writes the run's result; returns its folder."""
-    result = workdir / stage.result
     kept = to_host(
         [{n: t for n, t in tree.items() if n in stage.exports} for tree in (state.best, frozen)]
     )
     if jax.process_index() == 0:
-        with atomic_folder(result, replace=True) as folder:
-            stage.export(*kept, folder)
-    say(f"wrote {result}")
-    return result
+        with atomic_folder(folder.local / stage.result, replace=True) as result:
+            stage.export(*kept, result)
+    folder.upload()
+    say(f"wrote {folder.path / stage.result}")
+    return folder.path / stage.result
 
 
 def _run_steps(
     stage: Stage, config: TrainConfig, mesh: Mesh, state: TrainState, frozen: Tree, start: int, *,
-    data, log: MetricsLog, checkpoints: Checkpoints, run: dict, stop: "_StopSignal",
-    say: Callable[[str], None],
+    data, log: MetricsLog, folder: Workdir, checkpoints: Checkpoints, run: dict,
+    stop: "_StopSignal", say: Callable[[str], None],
 ) -> tuple[TrainState, int]:  # fmt: skip
     """Steps from `start` until the end or a signal; returns the state and the steps done."""
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=on_every_device(mesh))()
@@ -138,6 +142,7 @@ def _run_steps(
                     if validated:
                         log.write_validation(done, *validation(state.best, frozen))
                     checkpoints.save(done, state, run)
+                    folder.upload()
         if pending is not None:  # a signal ended the loop
             _read(log, pending, config, waited)
     except UserError:
@@ -192,7 +197,7 @@ def _trained_names(stage: Stage) -> list[str]:
 
 
 def _tell_trained(
-    stage: Stage, params: dict[str, Tree], listing: Path, say: Callable[[str], None]
+    stage: Stage, params: dict[str, Tree], listing: epath.Path, say: Callable[[str], None]
 ) -> None:
     """Prints a summary of the trainable parameters; `listing` is the file with all names."""
     for network, tree in params.items():
