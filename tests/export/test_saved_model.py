@@ -81,7 +81,8 @@ def run_client(folder, work, calls, python=sys.executable) -> dict[str, np.ndarr
     described = {n: (signature, list(inputs), jit) for n, (signature, inputs, jit) in calls.items()}
     (work / "calls.json").write_text(json.dumps(described))
     command = [python, "-I", str(work / "client.py"), str(folder), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, "XLA_FLAGS": ""}  # of jax, and unknown to older ones
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return dict(np.load(work / "results.npz"))
 

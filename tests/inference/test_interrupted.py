@@ -9,16 +9,24 @@ import time
 import numpy as np
 import pytest
 
+from tests.support.local_networks import write_local_model
 from tvt_jax.images import write_image
 
-TILES = ("--tile", "256", "--scale", "2")
+TILES = ("--tile", "160", "--tile-overlap", "32")
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "model"
+    write_local_model(folder)
+    return folder
 
 
 def run(model, source, target, *options, cache=None, wait=True):
     """`python -m tvt_jax.infer`; its output where it is waited for."""
     command = [sys.executable, "-m", "tvt_jax.infer", "--model", str(model)]
-    command += ["--input", str(source), "--output", str(target), *TILES, *options]
+    command += ["--input", str(source), "--output", str(target), "--scale", "2", *options]
     environment = {**os.environ, "XLA_FLAGS": ""}  # compiled as for users
     if cache is not None:
         environment |= {
@@ -52,53 +60,49 @@ def kill_when(process, condition):
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_large_image_goes_on_where_it_was_killed(small_model, tmp_path):
+def test_a_large_image_goes_on_where_it_was_killed(model, tmp_path):
     source = tmp_path / "photograph.png"
-    write_image(source, photograph(401, 303))
-    run(small_model, source, tmp_path / "straight.png")
+    write_image(source, photograph(300, 200))
+    run(model, source, tmp_path / "straight.png", *TILES)
     target = tmp_path / "killed.png"
-    state = tmp_path / ".killed.png.unfinished" / "state.npz"
+    unfinished = tmp_path / ".killed.png.unfinished"
 
     def done():
         try:
-            with np.load(state) as saved:
+            with np.load(unfinished / "0" / "state.npz") as saved:
                 return int(saved["sweep"]), int(saved["tiles"])
         except OSError:
             return 0, 0
 
     for at in ((0, 3), (1, 2), (1, 9)):
-        process = run(small_model, source, target, wait=False)
+        process = run(model, source, target, *TILES, wait=False)
         kill_when(process, lambda at=at: done() >= at)
         assert not target.exists()
-    said = run(small_model, source, target)
-    assert f"going on where {state.parent} was left" in said
+    said = run(model, source, target, *TILES)
+    assert f"going on where {unfinished}" in said
     assert target.read_bytes() == (tmp_path / "straight.png").read_bytes()
-    assert not state.parent.exists()
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize("options", [(), ("--skip-existing",)])
-def test_a_folder_that_was_killed_is_completed(small_model, tmp_path, options):
+def test_a_folder_that_was_killed_is_completed(model, tmp_path, options):
     for number in range(5):
         write_image(tmp_path / "in" / f"{number}.png", photograph(150 + number, 140, number))
-    run(small_model, tmp_path / "in", tmp_path / "straight")
+    run(model, tmp_path / "in", tmp_path / "straight")
     killed = tmp_path / "killed"
-    process = run(small_model, tmp_path / "in", killed, *options, wait=False)
+    process = run(model, tmp_path / "in", killed, *options, wait=False)
     kill_when(process, (killed / "1.png").exists)
-    run(small_model, tmp_path / "in", killed, *options)
+    run(model, tmp_path / "in", killed, *options)
     want = {path.name: path.read_bytes() for path in (tmp_path / "straight").iterdir()}
     assert len(want) == 5
     assert {path.name: path.read_bytes() for path in killed.glob("*.png")} == want
 
 
-def test_sizes_share_programs_and_a_second_process_compiles_none(small_model, tmp_path):
-    rng, cache = np.random.default_rng(0), tmp_path / "cache"
-    sizes = rng.integers(150, 400, (20, 2))
-    for number, (width, height) in enumerate(sizes):
-        write_image(tmp_path / "in" / f"{number}.png", photograph(width, height))
-    said = run(small_model, tmp_path / "in", tmp_path / "out", cache=cache)
-    assert said.count("compiling for") == 2  # the sample and the tile
-    programs = {path.name for path in cache.glob("*-cache")}
-    assert programs
-    write_image(tmp_path / "other.png", photograph(333, 222))
-    run(small_model, tmp_path / "other.png", tmp_path / "other_out.png", cache=cache)
-    assert {path.name for path in cache.glob("*-cache")} == programs
+def test_a_second_process_compiles_nothing(model, tmp_path):
+    cache, programs = tmp_path / "cache", []
+    for width, height in ((300, 170), (231, 190)):
+        source = tmp_path / f"{width}.png"
+        write_image(source, photograph(width, height))
+        run(model, source, tmp_path / f"{width}_x2.png", *TILES, cache=cache)
+        programs.append({path.name for path in cache.glob("*-cache")})
+    assert programs[0] and programs[1] == programs[0]

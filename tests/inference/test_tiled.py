@@ -1,16 +1,15 @@
 """By tiles as from the whole."""
 
-import dataclasses
 import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from tests.support.local_networks import CONTEXT, local_networks
 from tvt_jax import memory
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
-from tvt_jax.config import SchedulerConfig, UNetConfig, VAEConfig
+from tvt_jax.config import SchedulerConfig
 from tvt_jax.errors import UserError
 from tvt_jax.files import claimed
 from tvt_jax.images import read_image, write_image
@@ -25,43 +24,15 @@ from tvt_jax.inference.tiled import TiledRestoration
 from tvt_jax.inference.tiling import Span, Tile, Tiles
 from tvt_jax.inference.unfinished import Unfinished
 from tvt_jax.inference.upscaler import Upscaler
-from tvt_jax.models.networks import init_network
 from tvt_jax.text import Text
 
 TILES = dict(tile=96, tile_overlap=32)
-TEXT = Text(np.zeros((1, 3, 8), np.float32), lambda params, tokens: params, 8)
+TEXT = Text(np.zeros((1, 3, CONTEXT), np.float32), lambda params, tokens: params, 8)
 
 
 @pytest.fixture(scope="module")
 def upscaler():
-    """Small random networks that see 50 px around them."""
-    vae = init_network(
-        "vae",
-        VAEConfig(
-            block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block=False
-        ),
-        0,
-    )
-    unet = init_network(
-        "unet",
-        UNetConfig(
-            block_out_channels=(8,),
-            down_block_types=("DownBlock2D",),
-            up_block_types=("UpBlock2D",),
-            attention_head_dim=(2,),
-            cross_attention_dim=8,
-            layers_per_block=1,
-            norm_num_groups=4,
-        ),
-        1,
-    )
-    # The middle's attention sees a whole tile or a whole image, which no margin makes equal.
-    flat = {
-        path: jnp.zeros_like(leaf) if "proj_out" in path else leaf
-        for path, leaf in nnx.to_flat_state(unet.params)
-    }
-    unet = dataclasses.replace(unet, params=nnx.as_pure(nnx.from_flat_state(flat)))
-    return Upscaler(vae, unet, TEXT, SchedulerConfig())
+    return Upscaler(*local_networks(), TEXT, SchedulerConfig())
 
 
 def compile_optimised(lowered, what, advice):
@@ -142,9 +113,10 @@ def test_one_tile_that_covers_is_the_whole_exactly(upscaler):
     np.testing.assert_array_equal(got, want)
 
 
-def test_one_program_for_the_sample_and_one_for_tiles_serve_all_sizes(upscaler):
+@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_one_program_for_the_sample_and_one_for_tiles_serve_all_sizes(upscaler, count):
     fresh, lines = Upscaler(upscaler._vae, upscaler._unet, TEXT, SchedulerConfig()), []
-    for size in ((101, 125), (100, 96), (110, 97)):
+    for size in np.random.default_rng(0).integers(97, 160, (count, 2)):
         fresh.restore(photograph(*size), report=lines.append, **TILES)
     assert sum(line.startswith("compiling for") for line in lines) == 2
 
