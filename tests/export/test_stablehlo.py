@@ -116,8 +116,8 @@ def test_portable_files_are_for_any_machine(folder):
         assert str(ROOT).encode() not in content and b"site-packages" not in content
         with make_ir_context() as context:
             text = str(stablehlo.deserialize_portable_artifact(context, content))
-        # Each size is computed once: there were 6581 such calls, and more to slow every compiler.
-        assert text.count("call @divmod") < 600
+        # Each size is computed once: there were 6773 calls, nearly all of `divmod`.
+        assert text.count("call @") < 1000
         assert set(re.findall(r"custom_call @(\w+)", text)) <= {"shape_assertion"}
         [arguments] = re.findall(r"func\.func public @main\((.*?)\) ->", text)
         count = len(re.findall(r"%arg\d+:", arguments))

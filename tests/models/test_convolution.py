@@ -40,6 +40,14 @@ def test_values_and_gradients_are_pytorchs(platform, height, width):
     assert max_difference(grads[1], of_kernel) < BLOCK_TOLERANCE
 
 
+def test_a_program_for_all_sizes_and_platforms():
+    x, kernel = noise(2, 5, 4, 6), noise(3, 3, 6, 7, seed=1)
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 6"), jnp.float32)
+    export = jax.export.export(jax.jit(conv_on_doubled), platforms=("cpu", "cuda", "tpu"))
+    want = torch_conv_on_doubled(nchw(x), torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()))
+    assert max_difference(export(shape, kernel).call(x, kernel), nhwc(want)) < BLOCK_TOLERANCE
+
+
 def test_it_takes_fewer_operations_and_is_counted_as_defined():
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 32, 32, 8), (3, 3, 8, 8))]
     defined = 9 * 64 * 64 * 8 * 8

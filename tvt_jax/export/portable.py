@@ -18,8 +18,8 @@ def make_portable(exported: jax.export.Exported) -> jax.export.Exported:
     """The same program, whose `mlir_module_serialized` is portable, of `STABLEHLO_VERSION`.
 
     jax computes the sizes of every operation anew from those of the inputs, by calls of a function
-    `divmod`, which MLIR does not merge: three quarters of a program. A runtime takes out all of
-    this before it compiles for an image's size, in half of its time (TensorFlow: in most of it).
+    `divmod`, which MLIR does not merge: three quarters of a program. A runtime takes all of this
+    out before it compiles for an image's size, which is half of the first call.
     """
     with make_ir_context() as context:
         module = stablehlo.deserialize_portable_artifact(context, exported.mlir_module_serialized)

@@ -77,9 +77,9 @@ def _by_phases(x, kernel):
 
 @jax.custom_vjp
 def _conv_on_doubled(x, kernel):
-    # A program for any size is one for any platform.
-    cpu = target_device()[0] == "cpu" and not jax.export.is_symbolic_dim(x.shape[1])
-    return (_by_phases if cpu else _transposed)(x, kernel)
+    if jax.export.is_symbolic_dim(x.shape[1]):  # a program for any size is one for any platform
+        return jax.lax.platform_dependent(x, kernel, cpu=_by_phases, default=_transposed)
+    return (_by_phases if target_device()[0] == "cpu" else _transposed)(x, kernel)
 
 
 def _forward(x, kernel):
