@@ -21,6 +21,7 @@ def infer(
     encoding: Annotated[Encoding, tyro.conf.OmitArgPrefixes] = DEFAULT_ENCODING,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     lora_scale: float = 1.0,
+    devices: Literal["all"] | int = 1,
     skip_existing: bool = False,
     all_frames: bool = False,
     no_tags: bool = False,
@@ -41,6 +42,7 @@ def infer(
             else float32. float16 is for GPUs without bfloat16 (T4).
         lora_scale: strength of the adapters, where the model keeps them apart: 0 to leave them out,
             1 as they were trained.
+        devices: GPUs or TPU cores that share each image, each some of its rows.
         skip_existing: leave out images whose output is there already.
         all_frames: do all frames of animations and all pages, instead of the first.
         no_tags: do not look for what is seen in the image, even if the model has a tagger.
@@ -76,7 +78,7 @@ def infer(
         model = SMALL_MODEL
         if not quiet:
             print("no --model: the small bundled model restores; it is made for CPUs.")
-    upscaler = Upscaler.from_folder(model, dtype, lora_scale=lora_scale)
+    upscaler = Upscaler.from_folder(model, dtype, _first_devices(devices), lora_scale)
     if not upscaler.takes_prompts and (restoration.prompt is not None or file is not None):
         raise UserError(NO_TEXT_ENCODER)
     if file is not None and not upscaler.has_tagger:
@@ -117,6 +119,18 @@ def infer(
                 said.add(line)
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} images failed, the others are done.")
+
+
+def _first_devices(number: Literal["all"] | int) -> list | None:
+    """So many devices of this machine; None for the default one."""
+    import jax
+
+    devices = jax.local_devices()
+    if number == "all":
+        return devices
+    if not 1 <= number <= len(devices):
+        raise UserError(f"`devices` {number}: there are {len(devices)}.")
+    return None if number == 1 else devices[:number]
 
 
 def _naming(source: Path, error: Exception) -> UserError:

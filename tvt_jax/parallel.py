@@ -1,7 +1,7 @@
 """Devices: the mesh, and how arrays are sharded over it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,36 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     # Auto axes: the compiler places collectives; explicit ones reject convolutions over FSDP.
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def make_row_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of devices that work on one image together, each on some of its rows."""
+    return Mesh(np.array(devices), ("rows",), axis_types=(AxisType.Auto,))
+
+
+def lower_over(mesh: Mesh | None, function: Callable, *arguments: Any) -> jax.stages.Lowered:
+    """Lowers a function for all devices of a mesh together, or for one device.
+
+    Args:
+      mesh: what the function returns is then whole on each device; None for one device.
+      function, arguments: of arrays, which lie on those devices or on the host.
+    """
+    if mesh is None:
+        return jax.jit(function).lower(*arguments)
+    with jax.set_mesh(mesh):
+        return jax.jit(function, out_shardings=on_every_device(mesh)).lower(*arguments)
+
+
+def split_rows(images: jax.Array) -> jax.Array:
+    """Inside a program: splits images [B, H, W, C] by rows over the mesh of `jax.set_mesh`.
+
+    The compiler does the same to what is computed of them: devices exchange the rows at their
+    borders, and sums over an image are of the whole image.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return images
+    return jax.lax.with_sharding_constraint(images, PartitionSpec(None, mesh.axis_names))
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:

@@ -312,7 +312,7 @@ def prompts(upscalers, monkeypatch):
     """Prompts as they are embedded. What the networks make of them is tested elsewhere."""
     prompts = []
 
-    def run(self, unet, image, *rest):
+    def run(self, vae, unet, image, *rest):
         return jnp.zeros(image.shape, jnp.float32), True
 
     for upscaler in upscalers.values():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from tvt_jax.config import SchedulerConfig
 from tvt_jax.errors import UserError, check_type
@@ -36,10 +37,10 @@ class Model(NamedTuple):
     scheduler: SchedulerConfig
     tagger: Tag | None
 
-    def on(self, device: jax.Device) -> "Model":
-        """The same with its weights on a device."""
+    def on(self, sharding: Sharding) -> "Model":
+        """The same with its weights on other devices; what is there already is not copied."""
         vae, unet, text = (
-            dataclasses.replace(x, params=jax.device_put(x.params, device))
+            dataclasses.replace(x, params=jax.device_put(x.params, sharding))
             for x in (self.vae, self.unet, self.text)
         )
         return self._replace(vae=vae, unet=unet, text=text)

@@ -52,8 +52,8 @@ class _Need(NamedTuple):
         return max(self.resident * pixels + beside, self.largest * pixels)
 
 
-def _need(vae: VAEConfig, platform: str) -> _Need:
-    """What the widest part takes, the decoder at full resolution.
+def _need(vae: VAEConfig, platform: str, devices: int) -> _Need:
+    """What the widest part takes of a device, the decoder at full resolution.
 
     The compiler's scratch is about 20 bytes a pixel and channel. On a CPU half as much comes on
     top, and a 3 x 3 convolution lays out its windows, which `memory_analysis` does not count.
@@ -61,7 +61,7 @@ def _need(vae: VAEConfig, platform: str) -> _Need:
     first, second = vae.block_out_channels[:2]
     if platform == "cpu":
         return _Need(30.0 * first, 36.0 * max(first, second))
-    return _Need(20.0 * first, 20.0 * first)
+    return _Need(20.0 * first / devices, 20.0 * first / devices)
 
 
 def plan_memory(
@@ -70,6 +70,7 @@ def plan_memory(
     unit: int,
     options: RestorationOptions,
     to_write: float = 0.0,
+    devices: int = 1,
 ) -> MemoryPlan:
     """Decides how an image is restored, before anything is enlarged.
 
@@ -79,12 +80,13 @@ def plan_memory(
       unit: px that the networks reduce to one position; starts of tiles are multiples of it.
       options: `tile`, `tile_overlap` and `max_memory`.
       to_write: bytes a pixel that the output takes while it is written, beside itself.
+      devices: that share an image; on a CPU they have one memory.
 
     Raises:
       UserError: it fits neither way, or the options do not fit the model.
     """
     platform = jax.local_devices()[0].platform
-    need, budget = _need(vae, platform), _budget(options.max_memory)
+    need, budget = _need(vae, platform, devices), _budget(options.max_memory)
     pixels = size[0] * size[1]
     whole = need.of(pixels, _WHOLE * pixels)
     if options.tile == "none" or (options.tile == "auto" and whole <= budget):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from tvt_jax.parallel import split_rows
 from tvt_jax.restoration import restore
 
 NOT_FINITE = "the network's output is not finite and is not written; the weights are damaged."
@@ -15,7 +16,7 @@ Report = Callable[[str], None]  # takes a line for the user
 
 
 def restore_values(vae, unet, images, context, *, scaling_factor, alpha_bar, noise=None):
-    """Encodes, denoises once, decodes.
+    """Encodes, denoises once, decodes; each device of the mesh of `jax.set_mesh` some rows.
 
     Args:
       vae, unet: modules, as of `restoration.restore`.
@@ -26,8 +27,9 @@ def restore_values(vae, unet, images, context, *, scaling_factor, alpha_bar, noi
 
     Returns: (images [B, H, W, 3] float32 in [0, 1], whether the networks' output is finite).
     """
+    values = images.astype(jnp.float32) / (jnp.iinfo(images.dtype).max / 2) - 1.0
     restored, _ = restore(
-        vae, unet, images.astype(jnp.float32) / (jnp.iinfo(images.dtype).max / 2) - 1.0, context,
+        vae, unet, split_rows(values), context,
         scaling_factor=scaling_factor,
         alpha_bar=alpha_bar,
         noise=None if noise is None else lambda shape: noise,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from tvt_jax.errors import UserError
 from tvt_jax.inference.color import to_lab
@@ -20,6 +21,7 @@ from tvt_jax.inference.norm_statistics import (
 from tvt_jax.inference.one_step import NOT_FINITE, Report, restore_values
 from tvt_jax.models.layers import GroupNorm, group_norm_statistics
 from tvt_jax.models.networks import Network
+from tvt_jax.parallel import lower_over
 
 # Groups of the last two norms, the colours of the input and of the output: RGB and CIELAB.
 COLORS = 6
@@ -43,25 +45,25 @@ class TilePrograms:
     """Compiles the programs, one for each shape, and runs them.
 
     Args:
-      vae: a network.
-      precisions: takes what is restored and where to tell; yields the UNet, then, for what is not
-        finite, the UNet in float32.
+      precisions: takes what is restored and where to tell; yields VAE and UNet, then, for what is
+        not finite, the two in float32.
       alpha_bar: of the one timestep.
       compile_program: compiles a lowered program, given what to call it.
+      mesh: as of `WholePrograms`.
     """
 
     def __init__(
         self,
-        vae: Network,
-        precisions: Callable[[str, Report], Iterator[Network]],
+        precisions: Callable[[str, Report], Iterator[tuple[Network, Network]]],
         alpha_bar: float,
         compile_program: Callable[[jax.stages.Lowered, str], jax.stages.Compiled],
+        mesh: Mesh | None = None,
     ):
-        self._vae, self._precisions, self._alpha_bar = vae, precisions, alpha_bar
-        self._compile_program = compile_program
-        self.vae_config = vae.config
+        self._precisions, self._alpha_bar = precisions, alpha_bar
+        self._compile_program, self._mesh = compile_program, mesh
         self._compiled: dict[Any, jax.stages.Compiled] = {}
-        unet = next(precisions("", print))
+        vae, unet = next(precisions("", print))
+        self.vae_config = vae.config
         self._num_groups = _count_groups(vae) + _count_groups(unet) + 2 * COLORS
 
     def sample(
@@ -117,19 +119,20 @@ class TilePrograms:
 
     def _run(self, program: Callable, what: str, report: Report, batch: Batch, context, given):
         given = Statistics(*(np.asarray(x, np.float32) for x in given))
-        for unet in self._precisions(what, report):
+        for vae, unet in self._precisions(what, report):
 
-            def step(vae_params, unet_params, *arguments, unet=unet):
-                networks = self._vae(vae_params), unet(unet_params)
-                return program(networks, self._vae.config, self._alpha_bar, *arguments)
+            def step(vae_params, unet_params, *arguments, vae=vae, unet=unet):
+                networks = vae(vae_params), unet(unet_params)
+                return program(networks, vae.config, self._alpha_bar, *arguments)
 
-            arguments = (self._vae.params, unet.params, batch, context, given)
+            arguments = (vae.params, unet.params, batch, context, given)
             kinds = [(x.shape, x.dtype) for x in jax.tree.leaves(arguments[2:])]
             key = (program, unet.dtype, *kinds)
             if key not in self._compiled:
                 size = f"{batch.images.shape[2]}x{batch.images.shape[1]} px"
                 report(f"compiling for {what} of {size} (once for this size)")
-                self._compiled[key] = self._compile_program(jax.jit(step).lower(*arguments), what)
+                lowered = lower_over(self._mesh, step, *arguments)
+                self._compiled[key] = self._compile_program(lowered, what)
             result, finite = self._compiled[key](*arguments)
             if finite:
                 return result

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
 
 import tvt_jax
 from tvt_jax.bundled import SMALL_MODEL
@@ -33,6 +34,7 @@ from tvt_jax.inference.whole_files import Written, upscale_file
 from tvt_jax.inference.whole_programs import WholePrograms
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
+from tvt_jax.parallel import make_row_mesh, on_every_device
 from tvt_jax.text import Text, build_prompt
 
 
@@ -67,13 +69,15 @@ class Upscaler:
         text: Text,
         scheduler: SchedulerConfig,
         tagger: Tag | None = None,
+        mesh: Mesh | None = None,
     ):
         self._vae, self._unet, self._text, self._tagger = vae, unet, text, tagger
         self._embed = functools.lru_cache(maxsize=64)(text.embed)
         self._alpha_bar = alphas_cumprod(scheduler)[ONE_STEP_TIMESTEP]
         self._multiple = max(8, vae.config.downsampling)
         self._unit = vae.config.downsampling * 2 ** (len(unet.config.block_out_channels) - 1)
-        self._copies: list[Upscaler] = []  # on other devices
+        self._mesh = mesh  # of devices that share every image
+        self._copies: list[Upscaler] = []  # one on each of them
 
     @classmethod
     def from_folder(
@@ -92,8 +96,8 @@ class Upscaler:
           dtype: of the UNet and the text encoder: "float32", "bfloat16", "float16", or "auto",
             which is bfloat16 where the device computes in it and float32 elsewhere. The VAE is
             float32 in any case, as in the release: it carries the pixels.
-          devices: each gets a copy of the weights, and they share the images of a list. Default:
-            the first one.
+          devices: each gets a copy of the weights. They share an image, each some of its rows;
+            of a list of images each takes whole ones. Default: the first one.
           lora_scale: strength of the UNet's adapters, where the folder keeps them apart: 0 leaves
             them out, 1 is as they were trained.
 
@@ -107,9 +111,15 @@ class Upscaler:
         devices = list(devices)
         if not devices or not all(isinstance(device, jax.Device) for device in devices):
             raise TypeError("`devices` must be a sequence of one or more of jax.devices().")
-        first, *others = (cls(*loaded.on(device)) for device in devices)
-        first._copies = others
-        return first
+        # The copies for lists of images are the same arrays.
+        mesh = make_row_mesh(devices)
+        together = loaded.on(on_every_device(mesh))
+        copies = [cls(*together.on(SingleDeviceSharding(device))) for device in devices]
+        if len(copies) == 1:
+            return copies[0]
+        upscaler = cls(*together, mesh)
+        upscaler._copies = copies
+        return upscaler
 
     @staticmethod
     def from_export(folder: str | Path) -> ExportedUpscaler:
@@ -158,14 +168,13 @@ class Upscaler:
         """
         check_type("options", options, RestorationOptions)
         options = dataclasses.replace(options, **changes)
+        several = isinstance(image, list | tuple)
         upscales = [
             functools.partial(worker._upscale_array, options=options, tags=tags)
-            for worker in (self, *self._copies)
+            for worker in (several and self._copies) or [self]
         ]
-        if isinstance(image, list | tuple):
-            return upscale_all(upscales, image, progress)
-        [result] = upscale_all(upscales, [image], progress)
-        return result
+        results = upscale_all(upscales, image if several else [image], progress)
+        return results if several else results[0]
 
     def _upscale_array(
         self, image: np.ndarray, options: RestorationOptions, tags: Sequence[str] | None
@@ -247,7 +256,7 @@ class Upscaler:
         sizing.check_image(image)
         plan = sizing.plan_sizes(image.shape[1], image.shape[0], options.scale)
         source = sizing.EnlargedInput(image, plan, self._multiple)
-        how = plan_memory(source.padded, self._vae.config, self._unit, options, to_write)
+        how = self._plan_memory(source, options, to_write)
         if how.tiles is None:
             enlarged = sizing.enlarge(image, plan)
             if tags is None:
@@ -294,7 +303,7 @@ class Upscaler:
         tags = self._tag(image) if tags is None else tags
         size = (image.shape[1], image.shape[0])
         source = sizing.EnlargedInput(image, sizing.SizePlan(size, size, size), self._multiple)
-        how = plan_memory(source.padded, self._vae.config, self._unit, options)
+        how = self._plan_memory(source, options)
         context = self._context(options, tags, report)
         if how.tiles is None:
             return self._whole_programs.restore(image, context, options, report)
@@ -302,6 +311,11 @@ class Upscaler:
         work = Unfinished(np.empty(image.shape, np.float32))
         self._restore_tiles(source, context, options, how, work, report, progress)
         return work.pixels
+
+    def _plan_memory(self, source, options: RestorationOptions, to_write=0.0) -> MemoryPlan:
+        devices = 1 if self._mesh is None else self._mesh.size
+        size, vae = source.padded, self._vae.config
+        return plan_memory(size, vae, self._unit, options, to_write, devices)
 
     def _tag(self, image: np.ndarray) -> list[str]:
         """What is seen in an image; the tagger sees it enlarged, as in the release."""
@@ -322,29 +336,31 @@ class Upscaler:
             report(f"the prompt is too long, this is not read: {unread}")
         return self._embed(prompt)
 
-    def _precisions(self, what: str, report: Report) -> Iterator[Network]:
-        """The UNet as it is, then, for what is not finite in 16 bits, in float32."""
-        yield self._unet
+    def _precisions(self, what: str, report: Report) -> Iterator[tuple[Network, Network]]:
+        """VAE and UNet as they are, then, for what is not finite in 16 bits, in float32."""
+        yield self._vae, self._unet
         if self._unet.dtype != jnp.float32:
             report(f"{what} is not finite in {self._unet.dtype}: once more in float32")
-            yield self._unet_float32
+            yield self._in_float32
 
     @functools.cached_property
-    def _unet_float32(self) -> Network:
-        return self._unet.with_dtype(jnp.float32)
+    def _in_float32(self) -> tuple[Network, Network]:
+        return self._vae.with_dtype(jnp.float32), self._unet.with_dtype(jnp.float32)
 
     @functools.cached_property
     def _whole_programs(self) -> WholePrograms:
-        return WholePrograms(self._vae, self._precisions, float(self._alpha_bar), self._multiple)
+        return WholePrograms(
+            self._precisions, float(self._alpha_bar), self._vae.config, self._multiple, self._mesh
+        )
 
     @functools.cached_property
     def _tile_programs(self) -> TilePrograms:
         advice = "use a smaller `tile`"
         return TilePrograms(
-            self._vae,
             self._precisions,
             float(self._alpha_bar),
             lambda lowered, what: compile_to_fit(lowered, what, advice)[0],
+            self._mesh,
         )
 
     @functools.cached_property
@@ -353,7 +369,8 @@ class Upscaler:
 
     def _fingerprint(self, image, context, options: RestorationOptions, tiles) -> str:
         chosen = (options.scale, options.color_fix, options.blend, options.seed_of_sample)
-        decided = (image.shape, *chosen, tiles, self._unet.dtype.name, tvt_jax.__version__)
+        dtypes = (self._vae.dtype.name, self._unet.dtype.name)
+        decided = (image.shape, *chosen, tiles, *dtypes, tvt_jax.__version__)
         return fingerprint(decided, (image, np.asarray(context)), self._hash_of_weights)
 
     def _restore_tiles(

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from tvt_jax.config import VAEConfig
 from tvt_jax.errors import UserError
 from tvt_jax.inference import sizing
 from tvt_jax.inference.color import color_fix
@@ -16,6 +18,7 @@ from tvt_jax.inference.posterior_noise import posterior_noise
 from tvt_jax.inference.tiling import Span, Tile
 from tvt_jax.memory import compile_to_fit
 from tvt_jax.models.networks import Network
+from tvt_jax.parallel import lower_over
 
 _MOST_PROGRAMS = 16  # of a kind in memory, one for each size; all of them are on the disk
 
@@ -24,19 +27,22 @@ class WholePrograms:
     """Compiles the programs and runs them.
 
     Args:
-      vae, precisions, alpha_bar: as of `TilePrograms`.
+      precisions, alpha_bar: as of `TilePrograms`.
+      vae: its configuration.
       multiple: of px that images are padded to.
+      mesh: of the devices that share an image, which hold the weights; None for one.
     """
 
     def __init__(
         self,
-        vae: Network,
-        precisions: Callable[[str, Report], Iterator[Network]],
+        precisions: Callable[[str, Report], Iterator[tuple[Network, Network]]],
         alpha_bar: float,
+        vae: VAEConfig,
         multiple: int,
+        mesh: Mesh | None = None,
     ):
-        self._vae, self._precisions, self._alpha_bar = vae, precisions, alpha_bar
-        self._multiple = multiple
+        self._precisions, self._alpha_bar, self._vae = precisions, alpha_bar, vae
+        self._multiple, self._mesh = multiple, mesh
         # Of the networks by padded size; of the colour fix by the image's own.
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
         self._fixes: dict[tuple, jax.stages.Compiled] = {}
@@ -59,21 +65,21 @@ class WholePrograms:
         padded, noise = jnp.asarray(sizing.pad(image, self._multiple)), None
         if options.seed_of_sample is not None:
             whole = Tile(*(Span(0, side, 0, side) for side in padded.shape[:2]))
-            sizes = self._vae.config.downsampling, self._vae.config.latent_channels
+            sizes = self._vae.downsampling, self._vae.latent_channels
             noise = posterior_noise(options.seed_of_sample, whole, *sizes)[None]
-        for unet in self._precisions("the image", report):
-            restored, finite = self._run(unet, padded, context, noise)
+        for networks in self._precisions("the image", report):
+            restored, finite = self._run(*networks, padded, context, noise)
             if finite:
                 return np.asarray(self._fix(restored, image, options))
         raise UserError(NOT_FINITE)
 
-    def _run(self, unet: Network, image, context, noise) -> tuple[jax.Array, bool]:
-        arguments = (self._vae.params, unet.params, image, context, noise)
+    def _run(self, vae: Network, unet: Network, image, context, noise) -> tuple[jax.Array, bool]:
+        arguments = (vae.params, unet.params, image, context, noise)
         cached = (unet.dtype, image.shape, image.dtype, context.shape, noise is None)
         if cached not in self._compiled:
-            step = functools.partial(_one_step, self._vae, unet, self._alpha_bar)
+            step = functools.partial(_one_step, vae, unet, self._alpha_bar)
             program, _ = compile_to_fit(
-                jax.jit(step).lower(*arguments),
+                lower_over(self._mesh, step, *arguments),
                 f"an image of {image.shape[1]}x{image.shape[0]} px",
                 "use a smaller image or a smaller scale",
             )
