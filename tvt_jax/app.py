@@ -30,7 +30,7 @@ def app(
 
     Args:
         model: model folder, or owner/name of one on Hugging Face. Default: the small bundled model.
-        dtype: precision of the UNet and the text encoder; see `python -m tvt_jax.infer --help`.
+        dtype: precision of the networks; see `python -m tvt_jax.infer --help`.
         host: address to listen on; 0.0.0.0 lets other machines in.
         port: port to listen on.
         max_megapixels: refuse larger uploads; the result has up to 64 times as many.

@@ -27,7 +27,7 @@ def complexity(measure: str = "", json: Path | None = None) -> None:
     names = [name.strip() for name in measure.split(",") if name.strip()]
     dtype, speeds = preferred_dtype(), []
     for name in names:
-        networks = system_networks(name, dtype, "float32")
+        networks = system_networks(name, dtype, dtype)
         speed = infer_speed(*networks, size=512, batch_size=1, rounds=3)
         speeds.append(dataclasses.replace(speed, what=f"{name}, {speed.what}"))
     print(complexity_report(speeds))
@@ -85,7 +85,7 @@ def infer(
     size: int = 512,
     batch_size: int = 1,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    vae_dtype: Literal["float32", "bfloat16"] = "float32",
+    vae_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     rounds: int = 10,
     json: Path | None = None,
 ) -> None:
@@ -98,7 +98,7 @@ def infer(
       size: side of the square output, px.
       batch_size: images at a time.
       dtype: of the UNet; auto is what `infer` takes.
-      vae_dtype: of the VAE; `infer` takes float32.
+      vae_dtype: of the VAE; auto is that of the UNet, but for float16, as in `infer`.
       rounds: how many are timed; the median is reported.
       json: file for the figures.
     """
@@ -109,6 +109,8 @@ def infer(
     from tvt_jax.weights.model_folder import check_is_model_folder, load_network
 
     chosen = preferred_dtype() if dtype == "auto" else dtype
+    if vae_dtype == "auto":
+        vae_dtype = "float32" if chosen == "float16" else chosen
     if model is None:
         networks = system_networks("TVT", chosen, vae_dtype)
     else:

@@ -38,8 +38,8 @@ def infer(
             one on Hugging Face. Default: the small model that is bundled.
         restoration: how images are restored.
         encoding: how they are written.
-        dtype: precision of the UNet and the text encoder; auto is bfloat16 where the device has it,
-            else float32. float16 is for GPUs without bfloat16 (T4).
+        dtype: precision of the networks; auto is bfloat16 where the device has it, else float32.
+            float16 is for GPUs without bfloat16 (T4), with the VAE in float32.
         lora_scale: strength of the adapters, where the model keeps them apart: 0 to leave them out,
             1 as they were trained.
         devices: GPUs or TPU cores that share each image, each some of its rows.

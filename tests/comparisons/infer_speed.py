@@ -192,13 +192,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=512, help="side of the output, px")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--dtype", default="bfloat16", help="of the UNet")
-    parser.add_argument("--vae-dtype", default="float32", help="as `infer` has it")
+    parser.add_argument("--vae-dtype", help="of the VAE; left out: that of the UNet")
     parser.add_argument("--rounds", type=int, default=10, help="calls that are timed")
     parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
     parser.add_argument("--small", action="store_true", help="as wide as the bundled model")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--in-folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.vae_dtype = options.vae_dtype or options.dtype
+    return options
 
 
 def main() -> None:

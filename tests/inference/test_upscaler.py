@@ -356,6 +356,7 @@ def test_overflow_in_bfloat16_is_computed_again_in_float32(small_model, monkeypa
     real = module._one_step
 
     def overflowing(vae, unet, *arguments):
+        assert vae.dtype == unet.dtype
         image, finite = real(vae, unet, *arguments)
         low = unet.dtype != np.float32
         return (image * np.nan, finite & False) if low else (image, finite)
@@ -364,6 +365,8 @@ def test_overflow_in_bfloat16_is_computed_again_in_float32(small_model, monkeypa
     restored = Upscaler.from_folder(small_model, "bfloat16").restore(picture(24, 24))
     assert np.isfinite(restored).all()
     assert "float32" in capsys.readouterr().err
+    # In float16 the VAE's values would overflow.
+    assert Upscaler.from_folder(small_model, "float16")._vae.dtype == np.float32
 
 
 def test_folders_that_do_not_belong_together_are_refused(small_model, tmp_path):

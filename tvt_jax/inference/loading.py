@@ -55,7 +55,9 @@ def load_model(model: str | Path, dtype: str, lora_scale: float) -> Model:
     model = local_model(model)
     check_is_model_folder(model)
     dtype = jnp.dtype(preferred_dtype() if dtype == "auto" else dtype)
-    vae = load_network(model / "vae", "vae", jnp.float32, jnp.float32)
+    # Weights of the VAE are float32, as the release's; its values leave float16's range.
+    vae_dtype = jnp.dtype("float32") if dtype == jnp.float16 else dtype
+    vae = load_network(model / "vae", "vae", vae_dtype, jnp.float32)
     unet = load_network(model / "unet", "unet", dtype, dtype, lora_scale)
     text = load_text(model, dtype)
     _check_consistent(vae, unet, text, model)

@@ -93,9 +93,9 @@ class Upscaler:
           model: folder written by `python -m tvt_jax.convert`, or by stage 3 of `train`, or the
             id of such a folder on the Hugging Face hub. Default: the small model that is bundled,
             for CPUs.
-          dtype: of the UNet and the text encoder: "float32", "bfloat16", "float16", or "auto",
-            which is bfloat16 where the device computes in it and float32 elsewhere. The VAE is
-            float32 in any case, as in the release: it carries the pixels.
+          dtype: of the computation: "float32", "bfloat16", "float16", or "auto", which is bfloat16
+            where the device computes in it and float32 elsewhere. In float16 the VAE stays in
+            float32: its values leave float16's range.
           devices: each gets a copy of the weights. They share an image, each some of its rows;
             of a list of images each takes whole ones. Default: the first one.
           lora_scale: strength of the UNet's adapters, where the folder keeps them apart: 0 leaves

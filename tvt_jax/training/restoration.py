@@ -60,9 +60,8 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
     sd, dtype = Path(config.sd), jnp.dtype(config.dtype)
     scheduler = read_scheduler_config(sd)
     text = load_text(sd, dtype)
-    # VAE and LPIPS work on pixels, in float32 as in the release.
     vae_folder = network_folder(Path(config.vae), "vae")
-    vae = load_network(vae_folder, "vae", jnp.float32, jnp.float32, remat=config.remat)
+    vae = load_network(vae_folder, "vae", dtype, jnp.float32, remat=config.remat)
     vae_graph, vae_adapters, vae_params, vae_names = with_vae_adapters(vae, config)
     base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
     check_fit(config, base, vae, text.width, scheduler.num_train_timesteps)
@@ -79,7 +78,7 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
         names["critic"] = tuple(f"unet.{name}" for name in critic_names)
         optim["critic"] = config.critic_optim
     if config.loss.lpips:
-        network = load_lpips("vgg16", config.lpips_folder, jnp.float32, remat=config.remat)
+        network = load_lpips("vgg16", config.lpips_folder, dtype, remat=config.remat)
         lpips, frozen["lpips"] = network.graph, network.params
     objective = RestorationObjective(
         config=config,
