@@ -189,11 +189,11 @@ def memory(
         VAE-D8, VAE-D8-SC, VAE-D8C8, V1, V2. Ablations S1 to S4 of stage 3 need it.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from tvt_jax.benchmarks.step_memory import tpu_step_memory
+    from tvt_jax.benchmarks.tpu_step import compile_tpu_step
 
     settings = _settings(config, batch_size)
     settings.mesh.fsdp = fsdp or settings.mesh.fsdp
-    result = tpu_step_memory(settings, topology, quick, vae)
+    result = compile_tpu_step(settings, topology, quick, vae)
     print(
         f"{config} on {topology}, {result.devices} devices, batch {settings.data.batch_size}, "
         f"{settings.data.crop} px, fsdp {settings.mesh.fsdp}: per device "
@@ -201,6 +201,71 @@ def memory(
         f"{result.temporary / 2**30:.2f} GiB for the step, {result.flops / 1e12:.2f} TFLOP; "
         f"compiled in {result.seconds:.0f} s"
     )
+
+
+def scale(
+    config: str,
+    topologies: tuple[str, ...] = ("v5e:2x4", "v5e:8x8", "v5e:16x16"),
+    images: tuple[int, ...] = (1, 2, 4),
+    sides: tuple[int, ...] = (512, 256, 768),
+    quick: bool = False,
+    vae: str | None = None,
+    output: Path = Path("outputs/scale"),
+) -> None:
+    """Print how a training step grows, compiled for TPU slices; needs libtpu, no TPU.
+
+    Operations, bytes of collectives and memory of a device: by devices, by images of a device, by
+    side of the crops. What does not vary is the first of its list.
+
+    Args:
+      config: configuration, for example configs/stage2.py.
+      topologies: slices.
+      images: of a device in a step.
+      sides: of the crops, px.
+      quick: as of `memory`.
+      vae: as of `memory`.
+      output: folder for growth.json and plots; programs whose figures it holds are not compiled
+        again.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from tvt_jax.benchmarks.scale import growth_tables, measure_growth, write_plots
+
+    settings, file = read_config(config), output / "growth.json"
+    growth = measure_growth(settings, topologies, images, sides, quick, vae, file)
+    write_plots(output, growth)
+    print(growth_tables(growth))
+
+
+def epoch(
+    config: str,
+    chip: str = "v5e",
+    devices: tuple[int, ...] = (8, 64, 256),
+    share: float = 0.3,
+    images: int = 1_440_000,
+    vae: str | None = None,
+) -> None:
+    """Print what an epoch takes on TPU slices, and what its data takes on their hosts.
+
+    Operations are counted, the data pipeline is measured on this machine, and the speed of the
+    chips is assumed.
+
+    Args:
+      config: configuration, for example configs/stage3.py.
+      chip: v5e, v5p or v6e.
+      devices: sizes of the slices.
+      share: of the chip's peak that a step is assumed to reach.
+      images: of an epoch; the paper cuts LSDIR into 1.44 million.
+      vae: as of `memory`.
+    """
+    from tvt_jax.benchmarks.epoch import epoch_table, image_costs
+
+    settings = read_config(config)
+    costs = image_costs(settings, vae)
+    print(
+        f"{config}: {costs.flops / 1e12:.2f} TFLOP and {1000 * costs.cpu_seconds:.1f} ms of a CPU "
+        f"core an image; {chip} at {share:.0%} of its peak"
+    )
+    print(epoch_table(settings, costs, chip, devices, share, images))
 
 
 def _settings(config: str, batch_size: int | None) -> TrainConfig:
@@ -223,6 +288,8 @@ if __name__ == "__main__":
             "tagger": tagger,
             "photographs": photographs,
             "memory": memory,
+            "scale": scale,
+            "epoch": epoch,
         },
         prog="python -m tvt_jax.bench",
     )

@@ -16,10 +16,10 @@ from tests.training.small_run import SMALL_VAE, wait_for_step
 from tvt_jax import ablate
 from tvt_jax.ablation import comparison, runs
 from tvt_jax.ablation.comparison import compare_runs
-from tvt_jax.ablation.curves import _ticks, plot
 from tvt_jax.ablation.runs import read_runs, train_run
 from tvt_jax.benchmarks.complexity import vae_cost
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
+from tvt_jax.curves import _ticks, plot
 from tvt_jax.errors import UserError
 from tvt_jax.files import write_json
 

@@ -21,7 +21,7 @@ from tvt_jax.benchmarks import step_speed as step_speed_module
 from tvt_jax.benchmarks.complexity import multiply_adds
 from tvt_jax.benchmarks.speed import program_speed
 from tvt_jax.benchmarks.stand_ins import stand_in_vae, with_stand_ins
-from tvt_jax.benchmarks.step_speed import _flops, compile_random_step
+from tvt_jax.benchmarks.step_speed import compile_random_step, useful_flops
 from tvt_jax.config import SD21_UNET, RestorationLossConfig, VAELossConfig, read_config
 from tvt_jax.errors import UserError
 from tvt_jax.models.attention import _PLAIN_SCORES, dot_product_attention
@@ -95,7 +95,7 @@ def test_operations_of_a_step_are_those_that_pytorch_counts(tmp_path):
     }
     with FlopCounterMode(display=False) as counter:
         run.gradients(lr, hr, text, text[:1], draws)
-    assert _flops(config) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert useful_flops(config) == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
 
 def test_gradients_of_strides_and_branches_are_counted():
@@ -137,10 +137,10 @@ def test_long_attention_is_counted_without_what_blocks_compute_twice():
 @pytest.mark.parametrize("stage", ["stage1", "pretrain_unet"])
 def test_every_kind_of_run_is_counted(stage):
     config = read_config(f"configs/{stage}.py:tiny")
-    once = _flops(config)
+    once = useful_flops(config)
     config.data.batch_size *= 2
     # Twice the images; what does not depend on them counts once.
-    assert once < _flops(config) <= 2 * once
+    assert once < useful_flops(config) <= 2 * once
 
 
 def test_stand_ins_are_networks_that_a_run_can_load(tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tvt_jax.ablation.curves import plot
 from tvt_jax.ablation.runs import Run, read_runs, train_run
 from tvt_jax.benchmarks.complexity import Cost, unet_cost, vae_cost
+from tvt_jax.curves import plot
 from tvt_jax.errors import UserError
 from tvt_jax.evaluation.datasets import find_dataset
 from tvt_jax.evaluation.protocol import find_protocol

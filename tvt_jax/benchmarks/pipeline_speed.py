@@ -1,11 +1,12 @@
 """Speed of the data pipeline by the number of its worker processes, in samples per second."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -80,6 +81,20 @@ def _cpu_seconds() -> float:
     return total
 
 
+@contextlib.contextmanager
+def sample_shards() -> Iterator[str]:
+    """Gives a temporary folder of shards: the bundled photographs at the size of LSDIR's."""
+    with tempfile.TemporaryDirectory() as folder:
+        images, shards = Path(folder) / "images", Path(folder) / "shards"
+        images.mkdir()
+        for path in sorted(TRAIN_PHOTOGRAPHS.glob("*.jpg")):
+            with Image.open(path) as image:
+                large = image.resize(_SIZE, Image.Resampling.BICUBIC)
+                large.save(images / path.name, quality=92)
+        prepare_shards(str(shards), Settings((str(images),)), run_in_processes(1, True))
+        yield str(shards)
+
+
 def pipeline_speed_report(
     crop: int = 512, batch_size: int = 8, count: int = 10, rounds: int = 3
 ) -> str:
@@ -90,15 +105,8 @@ def pipeline_speed_report(
 
     Returns: a table in Markdown.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        images, shards = Path(folder) / "images", Path(folder) / "shards"
-        images.mkdir()
-        for path in sorted(TRAIN_PHOTOGRAPHS.glob("*.jpg")):
-            with Image.open(path) as image:
-                large = image.resize(_SIZE, Image.Resampling.BICUBIC)
-                large.save(images / path.name, quality=92)
-        prepare_shards(str(shards), Settings((str(images),)), run_in_processes(1, True))
-        config = DataConfig(train=str(shards), crop=crop, batch_size=batch_size)
+    with sample_shards() as shards:
+        config = DataConfig(train=shards, crop=crop, batch_size=batch_size)
         lines = [
             f"Crops of {crop} px from JPEG of {_SIZE[0]}x{_SIZE[1]} px in shards; best of {rounds}",
             "",

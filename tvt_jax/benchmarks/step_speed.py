@@ -39,7 +39,7 @@ def compile_random_step(config: TrainConfig, vae: str | None = None) -> Program:
         config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, gan_start=0))
     with tempfile.TemporaryDirectory() as folder:
         config = with_stand_ins(config, Path(folder), vae)
-        flops = _flops(config)
+        flops = useful_flops(config)
         stage, params, frozen = make_stage(config)
         state, frozen = place(stage, params, frozen, config, mesh)
         del params
@@ -67,8 +67,12 @@ def compile_random_step(config: TrainConfig, vae: str | None = None) -> Program:
     )
 
 
-def _flops(config: TrainConfig) -> float:
-    """Floating-point operations of the gradients of a batch, nothing computed twice."""
+def useful_flops(config: TrainConfig) -> float:
+    """Floating-point operations of the gradients of a batch, nothing computed twice.
+
+    Args:
+      config: of the run; it names folders for all of its networks, see `with_stand_ins`.
+    """
     plain = dataclasses.replace(config, remat=False, accumulate=1)
     if isinstance(config, RestorationTrainConfig):
         plain.loss = dataclasses.replace(config.loss, patches_at_once=0)

@@ -1,7 +1,9 @@
-"""Memory of a training step on a TPU slice, from the compiler, without a TPU."""
+"""What a training step takes on a TPU slice, from the compiler, without a TPU."""
 
 import dataclasses
+import math
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -21,14 +23,17 @@ from tvt_jax.training.step import init_state, make_step
 
 
 @dataclasses.dataclass(frozen=True)
-class StepMemory:
-    """Memory of a step on each device.
+class CompiledStep:
+    """What a step takes on each device.
 
     Attributes:
       devices: how many devices the step runs on.
       held: bytes of weights, optimizer states and the batch.
       temporary: bytes of everything that lives during the step only.
-      flops: floating-point operations of a device in a step.
+      flops: floating-point operations of a device in a step, what is computed twice included,
+        Pallas kernels left out.
+      collectives: bytes of what a device has after each kind of collective ("all-reduce": as many
+        as it gave); those in a loop count once.
       seconds: of compilation.
     """
 
@@ -36,15 +41,16 @@ class StepMemory:
     held: int
     temporary: int
     flops: float
+    collectives: dict[str, int]
     seconds: float
 
 
-def tpu_step_memory(
+def compile_tpu_step(
     config: TrainConfig,
     topology: str,
     quick: bool,
     vae: str | None = None,
-) -> StepMemory:
+) -> CompiledStep:
     """Compiles the step of a run for a TPU slice.
 
     Networks whose folders the configuration does not name are the paper's; see `with_stand_ins`.
@@ -62,7 +68,7 @@ def tpu_step_memory(
         figures).
     """
     vae = stand_in_vae(config, vae)
-    mesh = make_mesh(config.mesh, _devices(topology))
+    mesh = make_mesh(config.mesh, tpu_devices(topology))
     with tempfile.TemporaryDirectory() as folder, compiling_for("tpu"):
         config = with_stand_ins(config, Path(folder), vae)
         stage, params, frozen = make_stage(config)
@@ -84,16 +90,50 @@ def tpu_step_memory(
                 "lower `batch_size` or raise `fsdp`",
             )
     analysis, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    return StepMemory(
+    return CompiledStep(
         devices=mesh.size,
         held=analysis.argument_size_in_bytes,
         temporary=analysis.temp_size_in_bytes,
         flops=cost["flops"],
+        collectives=collective_bytes(compiled.as_text()),
         seconds=time.perf_counter() - start,
     )
 
 
-def _devices(topology: str) -> list:
+_COLLECTIVE = re.compile(
+    r"= (\S.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
+
+
+def collective_bytes(program: str) -> dict[str, int]:
+    """Bytes of the results of collectives by kind, from the text of a compiled program."""
+    found: dict[str, int] = {}
+    chains = set()
+    for line in program.splitlines():
+        if not (collective := _COLLECTIVE.search(line)):
+            continue
+        # The stages of an asynchronous collective each name it, with the same chain.
+        if chain := re.search(r'chain_id="(\d+)"', line):
+            if chain[1] in chains:
+                continue
+            chains.add(chain[1])
+        result, kind, start = collective.groups()
+        arrays = [_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(result)]
+        if start and kind != "all-reduce":  # (operands, results, semaphores)
+            arrays = [size for size in arrays if size > 4]
+            arrays = arrays[len(arrays) // 2 :]
+        found[kind] = found.get(kind, 0) + sum(arrays)
+    return found
+
+
+def _bytes(dtype: str, shape: str) -> int:
+    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+    return math.prod(int(side) for side in shape.split(",") if side) * bits // 8
+
+
+def tpu_devices(topology: str) -> list:
+    """The devices of a slice that is not there; raises UserError as `compile_tpu_step`."""
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
