@@ -114,6 +114,8 @@ def test_an_epoch_is_images_by_speed():
     ]
     with pytest.raises(UserError, match="`chip` v9 is not one of v5e, v5p, v6e"):
         epoch_table(config, costs, "v9", (8,), 0.5, 1)
+    with pytest.raises(UserError, match="`share` 0"):
+        epoch_table(config, costs, "v5e", (8,), 0, 1)
 
 
 @pytest.mark.slow

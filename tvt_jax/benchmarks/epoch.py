@@ -10,6 +10,7 @@ from tvt_jax.benchmarks.pipeline_speed import pipeline_speed, sample_shards
 from tvt_jax.benchmarks.stand_ins import stand_in_vae, with_stand_ins
 from tvt_jax.benchmarks.step_speed import useful_flops
 from tvt_jax.config import TrainConfig
+from tvt_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,10 @@ def epoch_table(
       images: of an epoch.
 
     Raises:
-      UserError: the chip is unknown.
+      UserError: the chip is unknown, or `share` is not one.
     """
+    if not 0 < share <= 1:
+        raise UserError(f"`share` {share} is not above 0 and at most 1.")
     lines = [
         "| devices | batch | images/s | a step | an epoch | device-hours | host cores for data "
         "| of |",
