@@ -21,6 +21,7 @@ from tvt_jax.data.degradation.recipe import (
     Resize,
     Sinc,
 )
+from tvt_jax.inference import sizing
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "degradation_pipeline.npz")
 RUNS = json.loads(str(GOLDEN["meta_json"]))
@@ -161,6 +162,16 @@ def test_the_same_recipe_gives_the_same_bytes(codec):
         assert replayed == recipe
         first, second = degrade(image, recipe), degrade(image.copy(), replayed)
         assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
+
+
+def test_low_resolution_is_enlarged_as_inference_does():
+    config = copy.deepcopy(STRONG)
+    config.enlarge_as_inference = True
+    image = photograph(512, 528)  # inference enlarges smaller ones in two steps
+    lr, conditioning = degrade(image, draw_recipe(config, np.random.default_rng(0), 512, 528))
+    lr = np.rint(lr * 255).astype(np.uint8)
+    expected = sizing.enlarge(lr, sizing.plan_sizes(132, 128, 4))
+    np.testing.assert_array_equal(np.rint(conditioning * 255), expected)
 
 
 def test_the_result_does_not_hang_on_the_image_or_on_what_ran_before():

@@ -12,6 +12,7 @@ from tvt_jax.config import DEGRADATIONS, MILD, STRONG, DegradationConfig, Degrad
 from tvt_jax.data.degradation import draw_recipe, smallest_side
 from tvt_jax.data.degradation.recipe import (
     Blur,
+    Enlarge,
     GaussianNoise,
     Jpeg,
     PoissonNoise,
@@ -64,9 +65,10 @@ def test_presets_hold_the_public_values(preset):
         assert dataclasses.asdict(settings) == expected
     assert (config.scale, config.final_sinc_prob) == (4, 0.8)
     assert config.kernel_sizes == tuple(SIZES)
-    assert (config.jpeg_codec, config.aligned_resize, config.smooth_area_enlargement) == (
-        "diffjpeg", False, False,
-    )  # fmt: skip
+    assert config.jpeg_codec == "diffjpeg" and config.plain_prob == 0
+    assert not (
+        config.aligned_resize or config.smooth_area_enlargement or config.enlarge_as_inference
+    )
     assert DegradationConfig() == MILD
 
 
@@ -279,6 +281,22 @@ def test_area_need_not_enlarge_by_repeating_pixels():
     assert any(reduced_by_area), "area still reduces"
 
 
+def test_the_enlargement_can_be_that_of_inference():
+    faithful, same = recipes(MILD, 20), recipes(changed(enlarge_as_inference=True), 1)
+    assert same[0].operations == faithful[0].operations
+    assert same[0].enlargement == Enlarge(80, 96)
+
+
+def test_plain_images_are_blurred_and_reduced_and_nothing_else():
+    drawn = recipes(changed(plain_prob=0.3, plain_blur_sigma=(0.5, 2.0)), 2000)
+    plain = [r.operations for r in drawn if len(r.operations) == 2]
+    assert len(plain) / 2000 == pytest.approx(0.3, abs=0.04)  # four standard deviations
+    for blurred, reduced in plain:
+        assert isinstance(blurred, Blur) and blurred.kind == "iso"
+        assert reduced == Resize(20, 24, "area")
+    uniform([blurred.sigma_x for blurred, _ in plain], 0.5, 2.0)
+
+
 def test_the_codec_is_written_into_the_recipe():
     for recipe in recipes(changed(jpeg_codec="libjpeg"), 20):
         assert {o.codec for o in recipe.operations if isinstance(o, Jpeg)} == {"libjpeg"}
@@ -319,6 +337,8 @@ def test_sizes_that_cannot_be(config, least):
         ("second", "jpeg_range", (60.0,)),
         ("first", "gray_noise_prob", 1.4),
         (None, "final_sinc_prob", -0.1),
+        (None, "plain_prob", 1.1),
+        (None, "plain_blur_sigma", (0.0, 2.0)),
         (None, "kernel_sizes", (7, 8)),
         (None, "kernel_sizes", ()),
         (None, "scale", 0),

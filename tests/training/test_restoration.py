@@ -55,6 +55,7 @@ from tvt_jax.training.loop import train
 from tvt_jax.training.restoration import make_stage
 from tvt_jax.training.step import init_state, make_step
 from tvt_jax.weights.adapters import ADAPTER_FILE
+from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import open_network, save_network
 from tvt_jax.weights.names import params_to_torch
 
@@ -433,6 +434,40 @@ def test_the_result_is_a_model_that_infer_takes(finished, folder):
     assert np.abs(got - sample["lr"] / np.float32(255)).max() > 0.1
 
 
+def test_parts_of_the_vae_are_trained_on_request(folder, tmp_path):
+    parts = ("post_quant_conv", "decoder.conv_out")
+    settings = small_restoration(folder, vae_trained=parts, steps=1)
+    settings.loss.vsd = 0.0
+    train(settings, tmp_path, quiet=True)
+    _, before = open_network(folder / "vae", "vae")
+    _, after = open_network(tmp_path / "model" / "vae", "vae")
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith(tuple(f"{p}." for p in parts))}
+
+
+def test_lpips_compares_one_part_of_both_images(folder):
+    """Its distance is that of a crop, another one for another key, the same of both images."""
+    loss = RestorationLossConfig(vsd=0, lpips=1.0, lpips_crop=28)
+    stage, params, frozen = make_stage(small_restoration(folder, loss=loss, sample_posterior=False))
+    batch = batch_of(0)
+    lpips = load_lpips("vgg16")
+    output = stage.preview(params, frozen, batch)
+    compare = jax.jit(lambda a, b: jnp.mean(lpips(lpips.params)(a, b)))
+    places = [(top, left) for top in range(SIDE - 27) for left in range(SIDE - 27)]
+    possible = [
+        compare(*(x[:, top : top + 28, left : left + 28] for x in (output, batch["hr"])))
+        for top, left in places
+    ]
+    gradients = jax.jit(stage.gradients)
+    seen = [
+        float(gradients(params, frozen, batch, jax.random.key(seed), 0)[1]["lpips"])
+        for seed in range(3)
+    ]
+    assert len(set(seen)) > 1
+    for value in seen:
+        assert np.abs(np.array(possible) - value).min() < 1e-5
+
+
 def test_adapters_on_request_stay_beside_the_weights(finished, folder, tmp_path):
     workdir, settings = finished
     shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
@@ -492,7 +527,8 @@ def test_a_run_is_not_resumed_with_another_noise_schedule_or_prompt(finished, fo
         (dict(loss=RestorationLossConfig(patch=5)), "latents of 24 px, which patches of"),
         (dict(loss=RestorationLossConfig(patch=8, max_timestep=2000)), "beyond the 1000 timesteps"),
         (dict(loss=RestorationLossConfig(patch=8, patches_at_once=4)), "not divide the 18 patches"),
-        (dict(trained=("nothing",)), "this network has no nothing"),
+        (dict(trained=("nothing",)), "`config.trained`: this network has no nothing"),
+        (dict(vae_trained=("nothing",)), "`config.vae_trained`: this network has no nothing"),
         (dict(critic_lora_parts=("nothing",)), "names no part of the critic"),
         (dict(vae="nowhere"), "not a vae folder"),
         (dict(sd="nowhere"), "nowhere/scheduler/scheduler_config.json"),
@@ -512,6 +548,7 @@ def test_what_does_not_fit_is_named(folder, changes, match):
         (dict(critic_lora_rank=0), "critic_lora_rank` are not positive"),
         (dict(loss=RestorationLossConfig(l2=0, lpips=0, vsd=0)), "at least one weight"),
         (dict(loss=RestorationLossConfig(lpips=-1)), "must not be negative"),
+        (dict(loss=RestorationLossConfig(lpips_crop=64)), "64` is not between 0 and .*crop=48"),
         (dict(loss=RestorationLossConfig(min_timestep=800)), "must be below"),
         (dict(critic_optim=OptimConfig(learning_rate=0)), "critic_optim.learning_rate"),
     ],

@@ -77,15 +77,21 @@ class DegradationConfig:
         )
     )
     final_sinc_prob: float = 0.8
+    # Share of images that are blurred by a round bell and reduced by their mean, and nothing else.
+    plain_prob: float = 0.0
+    plain_blur_sigma: tuple[float, float] = (0.2, 2.0)  # px
     jpeg_codec: str = "diffjpeg"  # the reference's arithmetic; or "libjpeg", as files are written
 
-    # Two oddities of the reference, kept unless these are set:
+    # Three oddities of the reference, kept unless these are set:
     # The first resize samples at the drawn factor although the size is rounded down. The far edges
     # of the low resolution are shifted by 1 px of the high resolution on average. True: they fit.
     aligned_resize: bool = False
     # "area" repeats pixels when it enlarges: a third of the images that come back at the size of
     # the high resolution are blocky. True: bilinear instead.
     smooth_area_enlargement: bool = False
+    # The low resolution comes back by a filter that is drawn; at inference it is always Pillow's
+    # bicubic one. True: by that one.
+    enlarge_as_inference: bool = False
 
     def validate(self) -> None:
         """Checks every value.
@@ -102,8 +108,11 @@ class DegradationConfig:
             wrong.append(f"kernel_sizes = {self.kernel_sizes} must be odd numbers")
         if self.scale < 1:
             wrong.append(f"scale = {self.scale} must be at least 1")
-        if not 0 <= self.final_sinc_prob <= 1:
-            wrong.append(f"final_sinc_prob = {self.final_sinc_prob} must be a probability")
+        for name in ("final_sinc_prob", "plain_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                wrong.append(f"{name} = {getattr(self, name)} must be a probability")
+        if not _is_range(self.plain_blur_sigma, 0.01, 1000):
+            wrong.append(f"plain_blur_sigma = {self.plain_blur_sigma} must be low, high above 0")
         if self.jpeg_codec not in ("diffjpeg", "libjpeg"):
             wrong.append(f"jpeg_codec = {self.jpeg_codec} must be diffjpeg or libjpeg")
         if wrong:

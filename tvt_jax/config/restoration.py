@@ -23,6 +23,8 @@ class RestorationLossConfig:
 
     l2: float = 1.0  # mean squared error of the image
     lpips: float = 2.0
+    # Side of the part that LPIPS compares, drawn anew each step, px; 0: the whole crop.
+    lpips_crop: int = 0
     vsd: float = 1.0  # variational score distillation
     # The teacher works at the latent size that it was trained at and sees larger latents as
     # patches: the four quadrants of a 512 px image under VAE-D4.
@@ -51,6 +53,7 @@ class RestorationTrainConfig(TrainConfig):
     generator: str = "replicated"  # "replicated" (CE-UNet), "same" or "pruned"
     # Parts of the generator's UNet that are trained in full; the rest only through adapters.
     trained: tuple[str, ...] = ()
+    vae_trained: tuple[str, ...] = ()  # parts of the VAE that are trained in full; paper: none
     lora_rank: int = 4  # of the adapters of the generator's UNet; 0: none
     vae_lora_rank: int = 0  # of adapters of the VAE's encoder; 0: none
     critic_lora_rank: int = 4
@@ -76,12 +79,20 @@ class RestorationTrainConfig(TrainConfig):
         for name in ("lora_rank", "vae_lora_rank"):
             if getattr(self, name) < 0:
                 raise UserError(f"`config.{name}` must not be negative.")
-        if not (self.lora_rank or self.vae_lora_rank or self.trained):
-            raise UserError("`config.trained` is empty and there are no adapters: nothing learns.")
+        if not (self.lora_rank or self.vae_lora_rank or self.trained or self.vae_trained):
+            raise UserError(
+                "`config.trained` and `config.vae_trained` are empty and there are no adapters: "
+                "nothing learns."
+            )
         if min(loss.l2, loss.lpips, loss.vsd, loss.patches_at_once) < 0:
             raise UserError("`config.loss`: weights and patches_at_once must not be negative.")
         if not (loss.l2 or loss.lpips or loss.vsd):
             raise UserError("`config.loss`: at least one weight must be positive.")
+        if not 0 <= loss.lpips_crop <= self.data.crop:
+            raise UserError(
+                f"`config.loss.lpips_crop={loss.lpips_crop}` is not between 0 and "
+                f"`config.data.crop={self.data.crop}`."
+            )
         if loss.vsd:
             if loss.patch <= 0 or self.critic_lora_rank <= 0:
                 raise UserError(

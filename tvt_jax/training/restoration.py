@@ -26,6 +26,7 @@ from tvt_jax.conversion.latent_channels import inverse_interpolation
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, predict_clean
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
 from tvt_jax.models.attention import target_device
+from tvt_jax.models.networks import abstract_network
 from tvt_jax.restoration import restore
 from tvt_jax.text import load_text
 from tvt_jax.training.restoration_networks import (
@@ -33,8 +34,8 @@ from tvt_jax.training.restoration_networks import (
     check_fit,
     make_critic,
     make_generator,
+    make_vae,
     vae_lora,
-    with_vae_adapters,
 )
 from tvt_jax.training.stage import Stage, Tree, takes_uint8
 from tvt_jax.weights.adapters import split_trained_params
@@ -46,6 +47,7 @@ from tvt_jax.weights.model_folder import (
     read_scheduler_config,
     write_trained_model,
 )
+from tvt_jax.weights.names import torch_tensors
 
 
 def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], dict[str, Tree]]:
@@ -55,18 +57,19 @@ def make_stage(config: RestorationTrainConfig) -> tuple[Stage, dict[str, Tree], 
       `RestorationObjective.gradients` for their keys.
     Raises:
       UserError: a folder that the configuration names is incomplete or does not fit the others,
-        weights are missing, or `config.trained` names parts that the UNet does not have.
+        weights are missing, or `config.trained` or `config.vae_trained` names parts that
+        the network does not have.
     """
     sd, dtype = Path(config.sd), jnp.dtype(config.dtype)
     scheduler = read_scheduler_config(sd)
     text = load_text(sd, dtype)
     vae_folder = network_folder(Path(config.vae), "vae")
     vae = load_network(vae_folder, "vae", dtype, jnp.float32, remat=config.remat)
-    vae_graph, vae_adapters, vae_params, vae_names = with_vae_adapters(vae, config)
+    vae_graph, vae_trained, vae_params, vae_names = make_vae(vae, config)
     base = load_network(sd / "unet", "unet", dtype, dtype, remat=config.remat)
     check_fit(config, base, vae, text.width, scheduler.num_train_timesteps)
     generator, trained, own = make_generator(base, sd / "unet", vae.config.latent_channels, config)
-    params = {"generator": {"unet": trained, "vae": vae_adapters}}
+    params = {"generator": {"unet": trained, "vae": vae_trained}}
     negative = text.embed_negative(config.loss.negative_prompt)
     embeddings = {"prompts": text.params, "negative": negative}
     frozen = {"sd": base.params, "unet": own, "vae": vae_params, "text": embeddings}
@@ -126,12 +129,15 @@ def _exporter(config: RestorationTrainConfig, generator: Generator, vae_folder: 
         del frozen
         unet = generator.trained_tensors(params["generator"]["unet"])
         vae_config, vae_tensors = open_network(vae_folder, "vae")
-        _, vae_adapters = split_trained_params(params["generator"]["vae"], {}, vae_lora(config))
+        table = torch_tensors(abstract_network("vae", vae_config))
+        full, vae_adapters = split_trained_params(
+            params["generator"]["vae"], table, vae_lora(config)
+        )
         write_trained_model(
             folder,
             Path(config.sd),
             (generator.config, *unet),
-            (vae_config, vae_tensors, vae_adapters),
+            (vae_config, vae_tensors.updated(full), vae_adapters),
             merge=not config.adapters,
         )
 
@@ -192,18 +198,19 @@ class RestorationObjective:
           frozen: {"sd", "unet", "vae", "text", and "lpips" where it is used}.
           batch: {"hr", "lr": [B, H, W, 3] float32 in [-1, 1], and "tokens" [B, 77] with a text
             encoder}.
-          key: for the sample of the posterior, timesteps and noise.
+          key: for the sample of the posterior, timesteps, noise, and the part that LPIPS compares.
           step: not used.
 
         Returns: (gradients keyed as `params`, metrics).
         """
         del step
         posterior_key, vsd_key, critic_key = jax.random.split(key, 3)
+        crop_key = jax.random.fold_in(key, 3)  # besides the three, which stay as they were
         context, negative = jax.lax.stop_gradient(self._embed(frozen["text"], batch))
 
         def loss(generator):
             image, latent = self._restore(generator, frozen, batch["lr"], context, posterior_key)
-            total, parts = self._image_loss(image, batch["hr"], frozen)
+            total, parts = self._image_loss(image, batch["hr"], frozen, crop_key)
             if self.critic is None:
                 return total, (parts, None)
             patches = self._patches(latent)
@@ -254,12 +261,26 @@ class RestorationObjective:
         )  # fmt: skip
         return jnp.clip(image, -1.0, 1.0), latent
 
-    def _image_loss(self, image, target, frozen):
+    def _image_loss(self, image, target, frozen, key):
         loss = self.config.loss
         if self.lpips is None:
             return restoration_loss(image, target, l2_weight=loss.l2)
-        perceptual = nnx.merge(self.lpips, frozen["lpips"])
+        lpips = nnx.merge(self.lpips, frozen["lpips"])
+
+        def perceptual(*images):
+            return lpips(*(self._lpips_part(x, key) for x in images))
+
         return restoration_loss(image, target, perceptual, loss.lpips, loss.l2)
+
+    def _lpips_part(self, image, key):
+        """The part of images [B, H, W, 3] that LPIPS compares, at one place in all of them."""
+        side, (height, width) = self.config.loss.lpips_crop, image.shape[1:3]
+        if not side:
+            return image
+        top, left = jax.random.randint(key, (2,), 0, jnp.array([height, width]) - side + 1)
+        return jax.lax.dynamic_slice(
+            image, (0, top, left, 0), (image.shape[0], side, side, image.shape[3])
+        )
 
     def _patches(self, latent):
         """Cuts [B, h, w, C] into the teacher's patches, [B * patches, p, p, C], row by row."""

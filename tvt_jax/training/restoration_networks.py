@@ -1,4 +1,4 @@
-"""The networks that stage 3 trains: the generator's UNet, the critic, the adapters of the VAE.
+"""The networks that stage 3 trains: the generator's UNet, the critic, parts of the VAE.
 
 Each is a graph with trained and frozen parameters apart, to be merged inside a pure function. The
 UNets share Stable Diffusion's frozen parameters wherever they are equal.
@@ -133,16 +133,19 @@ def make_critic(base: Network, config: RestorationTrainConfig) -> tuple[nnx.Grap
     return graph, adapters, names
 
 
-def with_vae_adapters(vae: Network, config: RestorationTrainConfig) -> tuple:
-    """Adds adapters to the VAE's encoder, if `config` has any.
+def make_vae(vae: Network, config: RestorationTrainConfig) -> tuple:
+    """Adds adapters to the VAE's encoder, if `config` has any, and separates what is trained.
 
-    Returns: (graph, adapters, the VAE's weights, names of the adapters' parameters).
+    Returns: (graph for `nnx.merge(graph, trained, frozen)`, trained parameters: adapters, and the
+      parts that are trained in full; frozen ones; names of the trained parameters).
+    Raises:
+      UserError: `config.vae_trained` names parts that the VAE does not have.
     """
     module = vae(vae.params)
     if config.vae_lora_rank:
         add_lora(module, vae_lora(config), InitKeys(config.seed + 2))
-    graph, adapters, frozen, names = split_trained(module, ())
-    return graph, adapters, frozen, tuple(f"vae.{name}" for name in names)
+    graph, trained, frozen, names = split_trained(module, config.vae_trained, "vae_trained")
+    return graph, trained, frozen, tuple(f"vae.{name}" for name in names)
 
 
 def vae_lora(config: RestorationTrainConfig) -> LoRAConfig:

@@ -75,13 +75,14 @@ def takes_uint8(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def split_trained(
-    module: nnx.Module, parts: tuple[str, ...]
+    module: nnx.Module, parts: tuple[str, ...], setting: str = "trained"
 ) -> tuple[nnx.GraphDef, Tree, Tree, tuple[str, ...]]:
     """Separates trained parameters (adapters, and parts by name) from frozen ones.
 
     Args:
       module: the network, real or abstract. Its low-rank adapters are trained.
       parts: dotted prefixes of what else is trained, for example "encoder" or "decoder.conv_out".
+      setting: of the configuration that they come from.
 
     Returns: (graph for `nnx.merge(graph, trained, frozen)`, trained, frozen, trained names).
     Raises:
@@ -98,7 +99,7 @@ def split_trained(
     graph, trained, frozen = nnx.split(module, is_trained, ...)
     unknown = [part for part in parts if part not in matched]
     if unknown:
-        raise UserError(f"`config.trained`: this network has no {', '.join(unknown)}.")
+        raise UserError(f"`config.{setting}`: this network has no {', '.join(unknown)}.")
     return graph, nnx.as_pure(trained), nnx.as_pure(frozen), parameter_names(trained)
 
 

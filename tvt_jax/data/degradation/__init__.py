@@ -4,8 +4,8 @@
     lr, conditioning = degrade(image, recipe)           # nothing random
 
 A recipe is the list of operations with all their parameters, including the seeds of the noise: the
-same image and recipe give the same bytes on the same machine. Only numpy, OpenCV and scipy's
-special functions are used, no jax: it runs in worker processes.
+same image and recipe give the same bytes on the same machine. Only numpy, OpenCV, Pillow and
+scipy's special functions are used, no jax: it runs in worker processes.
 
 OpenCV spreads its work over threads. Where every core has a worker process already, call
 `cv2.setNumThreads(0)` and `keep_freed_memory()` of `tvt_jax.data.worker_process` at the start of

@@ -11,6 +11,7 @@ from tvt_jax.config import DegradationConfig, DegradationPass
 from tvt_jax.data.degradation.kernels import KINDS
 from tvt_jax.data.degradation.recipe import (
     Blur,
+    Enlarge,
     GaussianNoise,
     Jpeg,
     PoissonNoise,
@@ -60,6 +61,9 @@ def draw_recipe(
         )
     draw = _Draw(config, rng)
     high, low = (height, width), (height // scale, width // scale)
+    if config.plain_prob and rng.random() < config.plain_prob:
+        operations = (draw.plain_blur(), Resize(*low, "area"))
+        return Recipe(height, width, operations, draw.enlargement(low, high))
     operations = draw.blur(config.first)
 
     factor = draw.factor(config.first)
@@ -77,7 +81,7 @@ def draw_recipe(
     to_low = [draw.resize(reduced, low), *draw.final_sinc()]
     jpeg = draw.jpeg(config.second)
     operations += [*to_low, jpeg] if rng.random() < 0.5 else [jpeg, *to_low]
-    return Recipe(height, width, tuple(operations), draw.resize(low, high))
+    return Recipe(height, width, tuple(operations), draw.enlargement(low, high))
 
 
 class _Draw:
@@ -105,6 +109,11 @@ class _Draw:
             beta = self._around_one(settings.betap_range)
         return [Blur(kind, size, sigma_x, sigma_y, theta, beta)]
 
+    def plain_blur(self) -> Blur:
+        """A round bell."""
+        sigma = self._rng.uniform(*self._config.plain_blur_sigma)
+        return Blur("iso", max(self._config.kernel_sizes), sigma, sigma, 0.0, 1.0)
+
     def final_sinc(self) -> list[Sinc]:
         """One kernel or none."""
         if self._rng.random() >= self._config.final_sinc_prob:
@@ -125,6 +134,10 @@ class _Draw:
         if mode == "area" and self._config.smooth_area_enlargement and after > before:
             mode = "bilinear"
         return Resize(*after, mode, scale)
+
+    def enlargement(self, low: _Size, high: _Size) -> Resize | Enlarge:
+        """How the low resolution comes back to the size of the high one."""
+        return Enlarge(*high) if self._config.enlarge_as_inference else self.resize(low, high)
 
     def noise(self, settings: DegradationPass) -> GaussianNoise | PoissonNoise:
         """Noise of one kind, with its seed."""

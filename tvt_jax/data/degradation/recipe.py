@@ -4,6 +4,7 @@ import dataclasses
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tvt_jax.data.degradation.blur import blur
 from tvt_jax.data.degradation.jpeg import CODECS
@@ -55,6 +56,22 @@ class Resize:
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Resizes an image."""
         return resize(image, self.height, self.width, self.mode, self.scale or None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Enlarge:
+    """Enlargement as inference does it: of 8-bit levels, by Pillow's bicubic filter."""
+
+    height: int
+    width: int
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Enlarges an image."""
+        levels = np.rint(_on_levels(image) * 255).astype(np.uint8)
+        enlarged = Image.fromarray(levels).resize(
+            (self.width, self.height), Image.Resampling.BICUBIC
+        )
+        return np.asarray(enlarged, np.float32) / 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +129,7 @@ class Recipe:
     height: int
     width: int
     operations: tuple[Operation, ...]
-    enlargement: Resize
+    enlargement: Resize | Enlarge
 
 
 def degrade(image: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
