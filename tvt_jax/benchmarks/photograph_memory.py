@@ -27,12 +27,12 @@ def photograph_memory_report(
       options: of the command, beside its files.
       address_space: GiB that the process may map, as `ulimit -v` sets it, and not the output.
 
-    Returns: a Markdown table: what the command said of tiles, seconds, and peak resident memory
-      without the output, which is a file in memory's cache.
+    Returns: a Markdown table: what the command said of tiles, seconds, those of the CPU, and peak
+      resident memory.
     """
     rows = [
-        "| output | px | how | s | peak MiB, output not counted |",
-        "|---|---|---|---|---|",
+        "| output | px | how | s | CPU s | peak MiB |",
+        "|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for number in megapixels:
@@ -43,16 +43,17 @@ def photograph_memory_report(
             output = height * width * _SCALE**2 * 3
             limit = None if address_space is None else int(address_space * 2**30) + output
             files = ["--input", str(source), "--output", str(target)]
-            status, lines, seconds, peak = _run(
+            status, lines, seconds, usage = _run(
                 [sys.executable, "-m", "tvt_jax.infer", *files, *options], limit
             )
             tiled = [line for line in lines if " tiles of " in line]
             how = tiled[0].removeprefix("note: ").partition(";")[0] if tiled else "whole"
             if status:
                 how = f"exit status {status}: {lines[-1] if lines else ''}"
-            peak -= output if tiled else 0
-            size = f"{width * _SCALE}x{height * _SCALE}"
-            rows.append(f"| {number:g} MP | {size} | {how} | {seconds:.0f} | {peak / 2**20:.0f} |")
+            rows.append(
+                f"| {number:g} MP | {width * _SCALE}x{height * _SCALE} | {how} | {seconds:.0f} "
+                f"| {usage.ru_utime + usage.ru_stime:.0f} | {usage.ru_maxrss / 2**10:.0f} |"
+            )
             print(rows[-1], file=sys.stderr, flush=True)
             target.unlink(missing_ok=True)
     return "\n".join(rows)
@@ -68,8 +69,8 @@ def _photograph(height: int, width: int) -> np.ndarray:
     )[:height, :width]
 
 
-def _run(command: list[str], address_space: int | None) -> tuple[int, list[str], float, int]:
-    """Exit status, lines printed, seconds, peak resident bytes."""
+def _run(command: list[str], address_space: int | None) -> tuple:
+    """Exit status, lines printed, seconds, what the process used."""
 
     def limit():
         if address_space is not None:
@@ -82,4 +83,4 @@ def _run(command: list[str], address_space: int | None) -> tuple[int, list[str],
         child.returncode = os.waitstatus_to_exitcode(status)
         printed.seek(0)
         lines = printed.read().splitlines()
-    return child.returncode, lines, time.monotonic() - start, usage.ru_maxrss * 1024
+    return child.returncode, lines, time.monotonic() - start, usage

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +39,7 @@ class Unfinished:
     sums: Sums | None = None
     sampled: float = 0.0
     seam: float = 0.0
+    _map: mmap.mmap | None = None
     _folder: Path | None = None
     _fingerprint: str = ""
 
@@ -63,16 +65,20 @@ class Unfinished:
                 state = {}
                 with open(path, "wb") as file:
                     _allocate(file.fileno(), size)
+            with open(path, "r+b") as file:
+                mapped = mmap.mmap(file.fileno(), size)
         except OSError as error:
             raise UserError(f"cannot keep {size / 2**30:.1f} GiB in {folder}: {error}.") from error
-        pixels = np.memmap(path, dtype, "r+", shape=shape)
-        return cls(pixels, **state, _folder=folder, _fingerprint=fingerprint)
+        pixels = np.ndarray(shape, dtype, mapped)
+        return cls(pixels, **state, _map=mapped, _folder=folder, _fingerprint=fingerprint)
 
     def save(self) -> None:
         """Makes what is done so far safe, if there is a folder."""
         if self._folder is None:
             return
-        self.pixels.flush()  # before the state that counts them
+        self._map.flush()  # before the state that counts them
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)  # they need no memory of this process any more
         values = {name: getattr(self, name) for name in _FIELDS}
         values = {n: np.asarray(value) for n, value in values.items() if value is not None}
         with atomic_file(self._folder / "state.npz") as temporary, open(temporary, "wb") as file:
