@@ -13,7 +13,7 @@ from tvt_jax.config import SchedulerConfig
 from tvt_jax.errors import UserError
 from tvt_jax.files import claimed
 from tvt_jax.images import read_image, write_image
-from tvt_jax.inference import memory_plan, sizing, tile_programs, unfinished
+from tvt_jax.inference import memory_plan, sizing, tile_programs, tiled, unfinished
 from tvt_jax.inference.memory_plan import plan_memory
 from tvt_jax.inference.norm_statistics import Parts
 from tvt_jax.inference.options import RestorationOptions
@@ -105,6 +105,22 @@ def test_the_sample_is_corrected(upscaler):
     assert lines[0].startswith("125x101 px by 4 tiles of 96 px; about")
     known, sampled = map(float, re.findall(r"([0-9.]+) %", lines[-1]))
     assert known < sampled / 3
+
+
+def test_statistics_that_are_not_known_well_are_corrected_again(upscaler, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiled, "_KNOWN", 0.0)
+    image, lines, options = photograph(), [], RestorationOptions(**TILES, scale=1)
+    want = upscaler.upscale(image, options, report=lines.append).image
+    before, after = (float(re.search(r"([0-9.]+) %", line)[1]) for line in lines[-2:])
+    assert "once more" in lines[-2] and after < before / 3
+    with pytest.raises(PowerCut):  # after two of four tiles of the third sweep
+        upscaler.upscale(image, options, progress=StopAfter(12), folder=tmp_path)
+    steps = []
+    result = upscaler.upscale(
+        image, options, progress=lambda *step: steps.append(step), folder=tmp_path
+    )
+    assert steps[0] == (10, 12)
+    np.testing.assert_array_equal(result.image, want)
 
 
 def test_one_tile_that_covers_is_the_whole_exactly(upscaler):
@@ -311,4 +327,5 @@ def test_the_bundled_model_by_tiles_and_whole(bundled, kind, monkeypatch):
     want = bundled(image, tile="none")
     got = bundled(image, tile=512)
     difference = np.abs(got.astype(int) - want)
-    assert difference.max() <= 2 and difference.mean() < 0.2
+    print(f"{kind}: {difference.max()} levels at most, {difference.mean():.3f} in the mean")
+    assert difference.max() <= 1

@@ -24,9 +24,10 @@ class Unfinished:
 
     Attributes:
       pixels: [H, W, 3], the output; in memory, or a file that is mapped into it.
-      sweep: 0 measures the statistics, 1 writes the pixels.
+      sweep: 0 measures the statistics, later ones write the pixels.
       tiles: how many are done in this sweep.
       statistics: that the sweep uses.
+      correction: of those of the sample, by the sweeps before: a sum and a factor.
       sums: of the tiles done.
       sampled: error of the statistics of the first sweep.
       seam: the largest that was seen.
@@ -36,6 +37,7 @@ class Unfinished:
     sweep: int = 0
     tiles: int = 0
     statistics: Statistics | None = None
+    correction: Statistics | None = None
     sums: Sums | None = None
     sampled: float = 0.0
     seam: float = 0.0
@@ -71,6 +73,14 @@ class Unfinished:
             raise UserError(f"cannot keep {size / 2**30:.1f} GiB in {folder}: {error}.") from error
         pixels = np.ndarray(shape, dtype, mapped)
         return cls(pixels, **state, _map=mapped, _folder=folder, _fingerprint=fingerprint)
+
+    def correct(self, correction: Statistics) -> None:
+        """Adds to the correction what a sweep found, and begins the next one."""
+        if self.correction is not None:
+            mean, variance = self.correction
+            correction = Statistics(mean + correction.mean, variance * correction.variance)
+        self.correction = correction
+        self.sweep, self.tiles, self.sums, self.seam = self.sweep + 1, 0, None, 0.0
 
     def save(self) -> None:
         """Makes what is done so far safe, if there is a folder."""
@@ -108,7 +118,7 @@ def hash_of_weights(*trees: Any) -> bytes:
     return digest.digest()
 
 
-_FIELDS = ("sweep", "tiles", "statistics", "sums", "sampled", "seam")
+_FIELDS = ("sweep", "tiles", "statistics", "correction", "sums", "sampled", "seam")
 
 
 def _read(path: Path, fingerprint: str) -> dict | None:
@@ -118,8 +128,8 @@ def _read(path: Path, fingerprint: str) -> dict | None:
             if str(saved["fingerprint"]) != fingerprint:
                 return None
             values = {name: saved[name] for name in saved if name != "fingerprint"}
-        kinds = {"statistics": lambda x: Statistics(*x), "sums": lambda x: Sums(*x)}
-        return {name: kinds.get(name, lambda x: x.item())(x) for name, x in values.items()}
+        kinds = {"statistics": Statistics, "correction": Statistics, "sums": Sums}
+        return {n: kinds[n](*x) if n in kinds else x.item() for n, x in values.items()}
     return None
 
 
