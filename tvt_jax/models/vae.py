@@ -139,11 +139,10 @@ class Encoder(nnx.Module):
             if config.mid_block
             else None
         )
-        # In bfloat16 the last two layers, here and in the decoder, would round to 8 bits what
-        # they return. They are a thousandth of the operations.
-        exact = precision | {"dtype": jnp.float32}
-        self.conv_norm_out = GroupNorm(widths[-1], groups, _NORM_EPS, **exact)
-        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=(1, 1), **exact)
+        self.conv_norm_out = GroupNorm(widths[-1], groups, _NORM_EPS, **precision)
+        self.conv_out = Conv2d(
+            widths[-1], 2 * config.latent_channels, 3, padding=(1, 1), **precision
+        )
 
     def __call__(self, image):
         """Maps [B, H, W, 3] in [-1, 1] to (moments, features of each level, finest first)."""
@@ -189,9 +188,8 @@ class Decoder(nnx.Module):
             for level, width in enumerate(widths)
             if config.skip_connections
         )
-        exact = precision | {"dtype": jnp.float32}
-        self.conv_norm_out = GroupNorm(widths[-1], groups, _NORM_EPS, **exact)
-        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=(1, 1), **exact)
+        self.conv_norm_out = GroupNorm(widths[-1], groups, _NORM_EPS, **precision)
+        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=(1, 1), **precision)
 
     def __call__(self, latent, skips=None):
         """Maps [B, h, w, latent_channels] to an image [B, H, W, 3], not clamped.
