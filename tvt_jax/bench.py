@@ -27,7 +27,7 @@ def complexity(measure: str = "", json: Path | None = None) -> None:
     names = [name.strip() for name in measure.split(",") if name.strip()]
     dtype, speeds = preferred_dtype(), []
     for name in names:
-        networks = system_networks(name, dtype, dtype)
+        networks = system_networks(name, dtype)
         speed = infer_speed(*networks, size=512, batch_size=1, rounds=3)
         speeds.append(dataclasses.replace(speed, what=f"{name}, {speed.what}"))
     print(complexity_report(speeds))
@@ -85,7 +85,6 @@ def infer(
     size: int = 512,
     batch_size: int = 1,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    vae_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     rounds: int = 10,
     json: Path | None = None,
 ) -> None:
@@ -97,26 +96,26 @@ def infer(
       model: model folder. Left out: the paper's networks at full size, with random weights.
       size: side of the square output, px.
       batch_size: images at a time.
-      dtype: of the UNet; auto is what `infer` takes.
-      vae_dtype: of the VAE; auto is that of the UNet, but for float16, as in `infer`.
+      dtype: of the networks, as of `infer`.
       rounds: how many are timed; the median is reported.
       json: file for the figures.
     """
     from tvt_jax.benchmarks.infer_speed import infer_speed
     from tvt_jax.benchmarks.speed import speed_table, write_speeds
     from tvt_jax.benchmarks.systems import system_networks
+    from tvt_jax.inference.loading import vae_dtype
     from tvt_jax.parallel import preferred_dtype
     from tvt_jax.weights.model_folder import check_is_model_folder, load_network
 
     chosen = preferred_dtype() if dtype == "auto" else dtype
-    if vae_dtype == "auto":
-        vae_dtype = "float32" if chosen == "float16" else chosen
     if model is None:
-        networks = system_networks("TVT", chosen, vae_dtype)
+        networks = system_networks("TVT", chosen)
     else:
         check_is_model_folder(model)
-        dtypes = {"vae": vae_dtype, "unet": chosen}
-        networks = [load_network(model / kind, kind, d, d) for kind, d in dtypes.items()]
+        networks = (
+            load_network(model / "vae", "vae", vae_dtype(chosen), "float32"),
+            load_network(model / "unet", "unet", chosen, chosen),
+        )
     speed = infer_speed(*networks, size, batch_size, rounds)
     print(speed_table([speed]))
     if json is not None:

@@ -86,15 +86,18 @@ def test_numbers_that_cannot_be(networks, changes, match):
         infer_speed(*networks, **{"size": 64, "batch_size": 1, "rounds": 1, **changes})
 
 
-def test_the_command_takes_a_model_folder(small_model, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("dtype", "vae_dtype"), [("bfloat16", "bfloat16"), ("float16", "float32")])
+def test_the_command_takes_a_model_folder(
+    small_model, tmp_path, capsys, monkeypatch, dtype, vae_dtype
+):
     def measured(vae, unet, size, batch_size, rounds):
-        assert (vae.dtype, unet.dtype) == ("float32", "bfloat16")
+        assert (vae.dtype, unet.dtype) == (vae_dtype, dtype)
         assert unet.config.cross_attention_dim == 48 and (size, batch_size, rounds) == (256, 3, 7)
         return SPEED
 
     monkeypatch.setattr(infer_speed_module, "infer_speed", measured)
     options = dict(size=256, batch_size=3, rounds=7, json=tmp_path / "infer.json")
-    bench.infer(small_model, dtype="bfloat16", **options)
+    bench.infer(small_model, dtype=dtype, **options)
     assert "| a step, 2 x TPU v9 | 8 | 16 (64) |" in capsys.readouterr().out
     assert json.loads((tmp_path / "infer.json").read_text())["speeds"][0]["batch_size"] == 8
     with pytest.raises(UserError, match="nowhere is not a model folder"):

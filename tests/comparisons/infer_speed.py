@@ -30,6 +30,7 @@ from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.config import CE_UNET, SD21_TEXT_ENCODER, VAE_D4, SchedulerConfig
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, alphas_cumprod
 from tvt_jax.files import write_json
+from tvt_jax.inference.loading import vae_dtype
 from tvt_jax.weights.model_folder import (
     load_network,
     read_network_config,
@@ -192,14 +193,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=512, help="side of the output, px")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--dtype", default="bfloat16", help="of the UNet")
-    parser.add_argument("--vae-dtype", help="of the VAE; left out: that of the UNet")
+    parser.add_argument("--vae-dtype", help="of the VAE; left out: as in `infer`")
     parser.add_argument("--rounds", type=int, default=10, help="calls that are timed")
     parser.add_argument("--runs", choices=RUNS, nargs="+", default=list(RUNS))
     parser.add_argument("--small", action="store_true", help="as wide as the bundled model")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--in-folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.vae_dtype = options.vae_dtype or options.dtype
+    options.vae_dtype = options.vae_dtype or vae_dtype(options.dtype)
     return options
 
 

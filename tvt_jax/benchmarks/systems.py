@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tvt_jax.config import UNETS, VAES, UNetConfig
 from tvt_jax.errors import UserError
+from tvt_jax.inference.loading import vae_dtype
 from tvt_jax.models.networks import Network, init_network
 
 # Of Tables 5 and 7: (VAE, UNet, side of the latent of a 512 px image).
@@ -28,8 +30,8 @@ def system_unet(vae: str, unet: str) -> UNetConfig:
     return dataclasses.replace(UNETS[unet], in_channels=channels, out_channels=channels)
 
 
-def system_networks(name: str, dtype: Any, vae_dtype: Any) -> tuple[Network, Network]:
-    """VAE and UNet of a system with random weights, in the dtypes of the computation.
+def system_networks(name: str, dtype: str) -> tuple[Network, Network]:
+    """VAE and UNet of a system with random weights, as inference has them in this dtype.
 
     Raises:
       UserError: there is no such system.
@@ -37,8 +39,10 @@ def system_networks(name: str, dtype: Any, vae_dtype: Any) -> tuple[Network, Net
     if name not in SYSTEMS:
         raise UserError(f"`measure` {name} is not one of {', '.join(SYSTEMS)}.")
     vae, unet, _ = SYSTEMS[name]
-    chosen = (("vae", VAES[vae], vae_dtype), ("unet", system_unet(vae, unet), dtype))
-    return tuple(random_network(*arguments) for arguments in chosen)
+    return (
+        init_network("vae", VAES[vae], seed=0, dtype=jnp.dtype(vae_dtype(dtype))),
+        random_network("unet", system_unet(vae, unet), dtype),
+    )
 
 
 def random_network(kind: str, config: Any, dtype: Any) -> Network:

@@ -46,6 +46,11 @@ class Model(NamedTuple):
         return self._replace(vae=vae, unet=unet, text=text)
 
 
+def vae_dtype(dtype: str) -> str:
+    """What the VAE computes in beside a UNet in `dtype`: its values leave float16's range."""
+    return "float32" if dtype == "float16" else dtype
+
+
 def load_model(model: str | Path, dtype: str, lora_scale: float) -> Model:
     """Loads a model folder; arguments and errors as of `Upscaler.from_folder`."""
     check_type("model", model, str, Path)
@@ -55,9 +60,8 @@ def load_model(model: str | Path, dtype: str, lora_scale: float) -> Model:
     model = local_model(model)
     check_is_model_folder(model)
     dtype = jnp.dtype(preferred_dtype() if dtype == "auto" else dtype)
-    # Weights of the VAE are float32, as the release's; its values leave float16's range.
-    vae_dtype = jnp.dtype("float32") if dtype == jnp.float16 else dtype
-    vae = load_network(model / "vae", "vae", vae_dtype, jnp.float32)
+    # The VAE's weights are float32, as the release's.
+    vae = load_network(model / "vae", "vae", jnp.dtype(vae_dtype(dtype.name)), jnp.float32)
     unet = load_network(model / "unet", "unet", dtype, dtype, lora_scale)
     text = load_text(model, dtype)
     _check_consistent(vae, unet, text, model)
