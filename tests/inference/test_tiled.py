@@ -329,3 +329,5 @@ def test_the_bundled_model_by_tiles_and_whole(bundled, kind, monkeypatch):
     difference = np.abs(got.astype(int) - want)
     print(f"{kind}: {difference.max()} levels at most, {difference.mean():.3f} in the mean")
     assert difference.max() <= 1
+    # Statistics known to 0.8 % shift the gradient by 0.2 levels everywhere.
+    assert difference.mean() < 0.02 or kind == "gradient"
