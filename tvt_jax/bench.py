@@ -167,6 +167,27 @@ def photographs(
     print(photograph_memory_report(megapixels, options, address_space))
 
 
+def tiles(
+    sides: tuple[int, ...] = (512, 1024),
+    crops: tuple[int, ...] = (16, 144),
+    topology: str | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Print the memory that `infer` takes for tiles at full size, from the compiler.
+
+    Args:
+      sides: of tiles, px.
+      crops: numbers of crops that a sample of the norms' statistics has.
+      topology: of a TPU slice, v5e:2x2 for example, needs libtpu, no TPU: for one of its chips.
+        Left out: for this CPU.
+      dtype: of the networks.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from tvt_jax.benchmarks.tile_memory import tile_memory_table
+
+    print(tile_memory_table(sides, crops, topology, dtype))
+
+
 def memory(
     config: str,
     topology: str = "v5e:2x4",
@@ -286,6 +307,7 @@ if __name__ == "__main__":
             "infer": infer,
             "tagger": tagger,
             "photographs": photographs,
+            "tiles": tiles,
             "memory": memory,
             "scale": scale,
             "epoch": epoch,

@@ -215,7 +215,7 @@ def test_a_full_disk_is_said_before_any_work(upscaler, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_tile_that_is_not_finite_in_16_bits_is_done_in_32(upscaler, monkeypatch):
     """One of them: the others are done once."""
-    real = tile_programs._restore
+    real = tile_programs.restore_tile
 
     def overflowing(networks, config, alpha_bar, tile, *arguments):
         result, finite = real(networks, config, alpha_bar, tile, *arguments)
@@ -223,7 +223,7 @@ def test_a_tile_that_is_not_finite_in_16_bits_is_done_in_32(upscaler, monkeypatc
             return result, finite
         return result, finite & (tile.images.astype(jnp.float32).mean() < 112)
 
-    monkeypatch.setattr(tile_programs, "_restore", overflowing)
+    monkeypatch.setattr(tile_programs, "restore_tile", overflowing)
     low = Upscaler(upscaler._vae, upscaler._unet.with_dtype(jnp.bfloat16), TEXT, SchedulerConfig())
     image, lines = photograph(), []
     got = low.restore(image, report=lines.append, **TILES)
@@ -246,8 +246,8 @@ def test_what_is_never_finite_is_refused(upscaler, monkeypatch):
         (pixels, sums), finite = real(*arguments)
         return (pixels, sums), finite & False
 
-    real = tile_programs._restore
-    monkeypatch.setattr(tile_programs, "_restore", poisoned)
+    real = tile_programs.restore_tile
+    monkeypatch.setattr(tile_programs, "restore_tile", poisoned)
     fresh = Upscaler(upscaler._vae, upscaler._unet, TEXT, SchedulerConfig())
     with pytest.raises(UserError, match="not finite"):
         fresh.restore(photograph(), **TILES)

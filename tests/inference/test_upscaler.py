@@ -12,6 +12,7 @@ import safetensors.numpy
 from PIL import Image
 
 from tests.support.image_kinds import deep_png, profile, srgb_to, values
+from tests.support.local_networks import write_local_model
 from tvt_jax import memory
 from tvt_jax.errors import UserError
 from tvt_jax.images import read_image, write_image
@@ -46,6 +47,19 @@ def restored(upscaler):
     return image, upscaler.restore(image, color_fix="none")
 
 
+@pytest.fixture(scope="module")
+def local_model(tmp_path_factory):
+    """A model folder of two small networks, where what they are does not matter."""
+    folder = tmp_path_factory.mktemp("local") / "model"
+    write_local_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local_upscaler(local_model):
+    return Upscaler.from_folder(local_model, "float32")
+
+
 def test_equals_the_release_before_rounding(small_release, restored):
     image, ours = restored
     want = small_release.restore(image, PROMPT)
@@ -74,14 +88,14 @@ def test_a_file_through_the_command_equals_the_release(small_release, small_mode
     assert np.abs(got.astype(int) - want).max() <= 1
 
 
-def test_folders_are_mirrored_and_damage_is_named(small_model, tmp_path, monkeypatch, capsys):
+def test_folders_are_mirrored_and_damage_is_named(local_model, tmp_path, monkeypatch, capsys):
     """A folder in, a mirrored folder out; a damaged picture is named and the others are done."""
     monkeypatch.setattr(sizing, "_PROCESS_SIZE", 32)  # else every picture is enlarged to 512 px
     for name in ("a.png", "sub/b.png"):
         write_image(tmp_path / "in" / name, picture(16, 16))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"nothing")
     options = dict(
-        model=small_model,
+        model=local_model,
         input=[tmp_path / "in"],
         output=tmp_path / "out",
         restoration=RestorationOptions(scale=1),
@@ -92,7 +106,7 @@ def test_folders_are_mirrored_and_damage_is_named(small_model, tmp_path, monkeyp
     assert "broken.jpg is not a readable image" in capsys.readouterr().err
     first, second = (read_image(tmp_path / "out" / name) for name in ("a.png", "sub/b.png"))
     np.testing.assert_array_equal(first, second)
-    want = Upscaler.from_folder(small_model)(picture(16, 16), scale=1)
+    want = Upscaler.from_folder(local_model)(picture(16, 16), scale=1)
     np.testing.assert_array_equal(first, want)
     with pytest.raises(UserError, match="broken.jpg"):
         infer(**options)
@@ -157,9 +171,9 @@ def test_options_come_whole_or_by_name(upscaler, restored):
         upscaler(image, sharpness=3)
 
 
-def test_repeats_exactly_and_samples_follow_the_seed(upscaler, restored):
-    image, first = restored
-    again = upscaler.restore(image, color_fix="none")
+def test_repeats_exactly_and_samples_follow_the_seed(local_upscaler):
+    upscaler, image = local_upscaler, picture(64, 88)
+    first, again = (upscaler.restore(image, color_fix="none") for _ in range(2))
     np.testing.assert_array_equal(again, first)
     draws = [
         upscaler.restore(image, color_fix="none", posterior="sample", seed=seed)
@@ -170,10 +184,11 @@ def test_repeats_exactly_and_samples_follow_the_seed(upscaler, restored):
     assert np.abs(draws[0] - first).max() > 1e-3
 
 
-def test_sixteen_bits_come_out_as_sixteen_bits(upscaler, restored, monkeypatch):
+def test_sixteen_bits_come_out_as_sixteen_bits(local_upscaler, monkeypatch):
     """The same numbers as of 8 bits, and 257 times as fine."""
     monkeypatch.setattr(sizing, "_PROCESS_SIZE", 32)
-    image, want = restored
+    upscaler, image = local_upscaler, picture(64, 88)
+    want = upscaler.restore(image, color_fix="none")
     deep = image.astype(np.uint16) * 257
     # Rounding in the last bit of the input, after two networks.
     np.testing.assert_allclose(upscaler.restore(deep, color_fix="none"), want, atol=1e-4)
@@ -187,7 +202,9 @@ def test_sixteen_bits_come_out_as_sixteen_bits(upscaler, restored, monkeypatch):
     np.testing.assert_allclose(large / 65535, np.clip(whole, 0, 1), atol=1 / 65535)
 
 
-def test_an_image_of_another_color_space_gives_the_same_image(upscaler, tmp_path, monkeypatch):
+def test_an_image_of_another_color_space_gives_the_same_image(
+    local_upscaler, tmp_path, monkeypatch
+):
     """Within 2/255 of what its sRGB version gives; the networks amplify what conversion rounds."""
     monkeypatch.setattr(sizing, "_PROCESS_SIZE", 32)
     srgb = 0.2 + 0.6 * picture(64, 88) / 255
@@ -195,7 +212,8 @@ def test_an_image_of_another_color_space_gives_the_same_image(upscaler, tmp_path
     for name, colors, icc in (("srgb", srgb, None), ("p3", wide, profile("Display P3"))):
         data = deep_png(np.round(colors * 65535).astype(np.uint16), icc)
         (tmp_path / f"{name}.png").write_bytes(data)
-        upscaler.upscale_file(tmp_path / f"{name}.png", tmp_path / f"{name}_x1.png", scale=1)
+        target = tmp_path / f"{name}_x1.png"
+        local_upscaler.upscale_file(tmp_path / f"{name}.png", target, scale=1)
     plain, got = (values((tmp_path / f"{n}_x1.png").read_bytes()) / 65535 for n in ("srgb", "p3"))
     assert np.abs(got - srgb_to("Display P3", plain)).max() <= 2 / 255
 
@@ -254,17 +272,19 @@ def test_a_stored_embedding_of_another_width_is_refused(textless_model, tmp_path
         Upscaler.from_folder(model)
 
 
-def test_one_compilation_for_each_padded_size(upscaler):
+def test_one_compilation_for_each_padded_size(local_upscaler):
+    upscaler = local_upscaler
     before = set(upscaler._whole_programs._compiled)
-    sizes = [(17, 23), (18, 24), (20, 20), (24, 17)]  # all padded to 24 x 24
+    sizes = [(17, 23), (18, 24), (18, 23)]  # all padded to 18 x 24
     outputs = [upscaler.restore(picture(*size)) for size in sizes]
     assert [o.shape[:2] for o in outputs] == sizes
     assert len(set(upscaler._whole_programs._compiled) - before) == 1
 
 
-def test_what_many_images_leave_in_memory_is_bounded(upscaler, monkeypatch):
+def test_what_many_images_leave_in_memory_is_bounded(local_upscaler, monkeypatch):
     from tvt_jax.inference import whole_programs as module
 
+    upscaler = local_upscaler
     monkeypatch.setattr(module, "_MOST_PROGRAMS", 2)
     programs = upscaler._whole_programs
     for name in ("_compiled", "_fixes"):
@@ -324,9 +344,9 @@ def test_arrays_of_another_kind_are_refused(upscaler, image, match):
         upscaler(image)
 
 
-def test_too_little_memory_is_said_before_it_runs(small_model, monkeypatch):
-    fresh = Upscaler.from_folder(small_model, "float32")
-    monkeypatch.setattr(memory, "free_memory", lambda: 2**20)
+def test_too_little_memory_is_said_before_it_runs(local_model, monkeypatch):
+    fresh = Upscaler.from_folder(local_model, "float32")
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
     with pytest.raises(UserError, match="GiB of memory and 0.0 GiB are free"):
         fresh.restore(picture(24, 24))
 
@@ -341,16 +361,16 @@ def broken_copy(small_model, tmp_path, part, change):
     return model
 
 
-def test_a_result_that_is_not_finite_is_not_returned(small_model, tmp_path):
+def test_a_result_that_is_not_finite_is_not_returned(local_model, tmp_path):
     def poison(arrays):
         arrays["conv_out.bias"][0] = np.nan
 
-    model = broken_copy(small_model, tmp_path, "unet", poison)
+    model = broken_copy(local_model, tmp_path, "unet", poison)
     with pytest.raises(UserError, match="not finite"):
         Upscaler.from_folder(model, "float32").restore(picture(24, 24))
 
 
-def test_overflow_in_bfloat16_is_computed_again_in_float32(small_model, monkeypatch, capsys):
+def test_overflow_in_bfloat16_is_computed_again_in_float32(local_model, monkeypatch, capsys):
     from tvt_jax.inference import whole_programs as module
 
     real = module._one_step
@@ -362,11 +382,11 @@ def test_overflow_in_bfloat16_is_computed_again_in_float32(small_model, monkeypa
         return (image * np.nan, finite & False) if low else (image, finite)
 
     monkeypatch.setattr(module, "_one_step", overflowing)
-    restored = Upscaler.from_folder(small_model, "bfloat16").restore(picture(24, 24))
+    restored = Upscaler.from_folder(local_model, "bfloat16").restore(picture(24, 24))
     assert np.isfinite(restored).all()
     assert "float32" in capsys.readouterr().err
     # In float16 the VAE's values would overflow.
-    assert Upscaler.from_folder(small_model, "float16")._vae.dtype == np.float32
+    assert Upscaler.from_folder(local_model, "float16")._vae.dtype == np.float32
 
 
 def test_folders_that_do_not_belong_together_are_refused(small_model, tmp_path):

@@ -20,6 +20,7 @@ from flax import nnx
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tests.conversion.test_to_pytorch import assert_same_models, out_and_back
+from tests.models.test_lpips import TINY
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import noise
 from tests.support.small_release import LORA_WORDS, vae_d4
@@ -36,6 +37,7 @@ from tests.training.small_run import read_metrics
 from tvt_jax.bundled import HELDOUT_PHOTOGRAPHS
 from tvt_jax.checkpoint import abstract_like
 from tvt_jax.config import (
+    LPIPS_NETS,
     NEGATIVE_PROMPT,
     MeshConfig,
     OptimConfig,
@@ -55,7 +57,6 @@ from tvt_jax.training.loop import train
 from tvt_jax.training.restoration import make_stage
 from tvt_jax.training.step import init_state, make_step
 from tvt_jax.weights.adapters import ADAPTER_FILE
-from tvt_jax.weights.lpips import load_lpips
 from tvt_jax.weights.model_folder import open_network, save_network
 from tvt_jax.weights.names import params_to_torch
 
@@ -445,13 +446,18 @@ def test_parts_of_the_vae_are_trained_on_request(folder, tmp_path):
     assert changed == {name for name in before if name.startswith(tuple(f"{p}." for p in parts))}
 
 
-def test_lpips_compares_one_part_of_both_images(folder):
+def test_lpips_compares_one_part_of_both_images(folder, tmp_path, monkeypatch):
     """Its distance is that of a crop, another one for another key, the same of both images."""
+    lpips = init_network("lpips", TINY, 0)
+    save_network(
+        tmp_path, "lpips", TINY, params_to_torch(lpips(lpips.params), lpips.params), "float32"
+    )
+    monkeypatch.setitem(LPIPS_NETS, "vgg16", TINY)
     loss = RestorationLossConfig(vsd=0, lpips=1.0, lpips_crop=28)
-    stage, params, frozen = make_stage(small_restoration(folder, loss=loss, sample_posterior=False))
+    config = small_restoration(folder, loss=loss, lpips=str(tmp_path), sample_posterior=False)
+    stage, params, frozen = make_stage(config)
     batch = batch_of(0)
-    lpips = load_lpips("vgg16")
-    output = jax.jit(stage.preview)(params, frozen, batch)
+    output = np.asarray(jax.jit(stage.preview)(params, frozen, batch))
     compare = jax.jit(lambda a, b: jnp.mean(lpips(lpips.params)(a, b)))
     places = [(top, left) for top in range(SIDE - 27) for left in range(SIDE - 27)]
     possible = [

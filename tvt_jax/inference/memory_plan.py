@@ -36,7 +36,7 @@ class MemoryPlan(NamedTuple):
         )
 
 
-class _Need(NamedTuple):
+class MemoryNeed(NamedTuple):
     """Bytes a pixel that the networks work on.
 
     Attributes:
@@ -52,7 +52,7 @@ class _Need(NamedTuple):
         return max(self.resident * pixels + beside, self.largest * pixels)
 
 
-def _need(vae: VAEConfig, platform: str, devices: int) -> _Need:
+def memory_need(vae: VAEConfig, platform: str, devices: int = 1) -> MemoryNeed:
     """What the widest part takes of a device, the decoder at full resolution.
 
     The compiler's scratch is about 20 bytes a pixel and channel. On a CPU half as much comes on
@@ -60,8 +60,8 @@ def _need(vae: VAEConfig, platform: str, devices: int) -> _Need:
     """
     first, second = vae.block_out_channels[:2]
     if platform == "cpu":
-        return _Need(30.0 * first, 36.0 * max(first, second))
-    return _Need(20.0 * first / devices, 20.0 * first / devices)
+        return MemoryNeed(30.0 * first, 36.0 * max(first, second))
+    return MemoryNeed(20.0 * first / devices, 20.0 * first / devices)
 
 
 def plan_memory(
@@ -86,7 +86,7 @@ def plan_memory(
       UserError: it fits neither way, or the options do not fit the model.
     """
     platform = jax.local_devices()[0].platform
-    need, budget = _need(vae, platform, devices), _budget(options.max_memory)
+    need, budget = memory_need(vae, platform, devices), _budget(options.max_memory)
     pixels = size[0] * size[1]
     whole = need.of(pixels, _WHOLE * pixels)
     if options.tile == "none" or (options.tile == "auto" and whole <= budget):

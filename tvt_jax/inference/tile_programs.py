@@ -64,7 +64,7 @@ class TilePrograms:
         self._compiled: dict[Any, jax.stages.Compiled] = {}
         vae, unet = next(precisions("", print))
         self.vae_config = vae.config
-        self._num_groups = _count_groups(vae) + _count_groups(unet) + 2 * COLORS
+        self._num_groups = count_statistics(vae, unet)
 
     def sample(
         self,
@@ -90,7 +90,7 @@ class TilePrograms:
         number = len(crops.images)
         context = jnp.broadcast_to(context, (number, *context.shape[1:]))
         found = self._run(
-            _sample, f"a sample of {number} crops", report, crops, context, correction
+            sample_statistics, f"a sample of {number} crops", report, crops, context, correction
         )
         return Statistics(*(np.asarray(x, np.float64) for x in found))
 
@@ -114,39 +114,60 @@ class TilePrograms:
         Raises:
           UserError: the networks' output is not finite.
         """
-        pixels, sums = self._run(_restore, what, report, tile, context, statistics)
+        pixels, sums = self._run(restore_tile, what, report, tile, context, statistics)
         return pixels, Sums(*(np.asarray(x, np.float64) for x in sums))
 
     def _run(self, program: Callable, what: str, report: Report, batch: Batch, context, given):
         given = Statistics(*(np.asarray(x, np.float32) for x in given))
         for vae, unet in self._precisions(what, report):
-
-            def step(vae_params, unet_params, *arguments, vae=vae, unet=unet):
-                networks = vae(vae_params), unet(unet_params)
-                return program(networks, vae.config, self._alpha_bar, *arguments)
-
-            arguments = (vae.params, unet.params, batch, context, given)
-            kinds = [(x.shape, x.dtype) for x in jax.tree.leaves(arguments[2:])]
+            arguments = (batch, context, given)
+            kinds = [(x.shape, x.dtype) for x in jax.tree.leaves(arguments)]
             key = (program, unet.dtype, *kinds)
             if key not in self._compiled:
                 size = f"{batch.images.shape[2]}x{batch.images.shape[1]} px"
                 report(f"compiling for {what} of {size} (once for this size)")
-                lowered = lower_over(self._mesh, step, *arguments)
+                lowered = lower_program(
+                    program, vae, unet, self._alpha_bar, *arguments, mesh=self._mesh
+                )
                 self._compiled[key] = self._compile_program(lowered, what)
-            result, finite = self._compiled[key](*arguments)
+            result, finite = self._compiled[key](vae.params, unet.params, *arguments)
             if finite:
                 return result
         raise UserError(NOT_FINITE)
 
 
-def _sample(networks, config, alpha_bar, crops, context, correction):
+def lower_program(
+    program: Callable,
+    vae: Network,
+    unet: Network,
+    alpha_bar: float,
+    batch: Batch,
+    context: jax.Array,
+    given: Statistics,
+    mesh: Mesh | None = None,
+) -> jax.stages.Lowered:
+    """Lowers `sample_statistics` or `restore_tile`, of VAE's and UNet's weights and the last three.
+
+    Args:
+      vae, unet, batch, context, given: of arrays or `jax.ShapeDtypeStruct`.
+      alpha_bar, mesh: as of `TilePrograms`.
+    """
+
+    def step(vae_params, unet_params, *arguments):
+        networks = vae(vae_params), unet(unet_params)
+        return program(networks, vae.config, alpha_bar, *arguments)
+
+    return lower_over(mesh, step, vae.params, unet.params, batch, context, given)
+
+
+def sample_statistics(networks, config, alpha_bar, crops, context, correction):
     """(`Statistics` of the crops, whether the networks' output is finite)."""
     statistics = JointStatistics(crops.parts, crops.images.shape[1:3], correction)
     _, finite = _one_step(networks, config, alpha_bar, crops, context, statistics)
     return statistics.found(), finite
 
 
-def _restore(networks, config, alpha_bar, tile, context, given):
+def restore_tile(networks, config, alpha_bar, tile, context, given):
     """((pixels [h, w, 3] float32 in [0, 1], `Sums`), whether they are finite)."""
     statistics = GivenStatistics(tile.parts, tile.images.shape[1:3], given)
     pixels, finite = _one_step(networks, config, alpha_bar, tile, context, statistics)
@@ -167,7 +188,8 @@ def _one_step(networks, config, alpha_bar, batch, context, statistics):
     return pixels, finite
 
 
-def _count_groups(network: Network) -> int:
-    module = network(network.params)
-    norms = [node for _, node in nnx.iter_graph(module) if isinstance(node, GroupNorm)]
-    return sum(norm.num_groups for norm in norms)
+def count_statistics(vae: Network, unet: Network) -> int:
+    """How many means, and variances, are those of an image."""
+    modules = [network(network.params) for network in (vae, unet)]
+    nodes = [node for module in modules for _, node in nnx.iter_graph(module)]
+    return sum(node.num_groups for node in nodes if isinstance(node, GroupNorm)) + 2 * COLORS
