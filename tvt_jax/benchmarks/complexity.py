@@ -105,9 +105,10 @@ def multiply_adds(function: Callable, *arguments: Any) -> tuple[int, int]:
     Returns: (of convolutions and linear layers, of attention's two matrix products). For gradients
       only the sum is meaningful.
     """
-    # A fused kernel has no products to count, and blocks compute some of them twice.
+    # A fused kernel has no products to count, and blocks compute some of them twice. JAX keeps what
+    # it traces by the function: of one made here, so that `function` itself is traced anew later.
     with compiling_for("none"):
-        program = jax.make_jaxpr(function)(*arguments)
+        program = jax.make_jaxpr(lambda *a: function(*a))(*arguments)
     return _multiply_adds(program.jaxpr)
 
 
