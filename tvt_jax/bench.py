@@ -29,6 +29,7 @@ def complexity(measure: str = "", json: Path | None = None) -> None:
     for name in names:
         networks = system_networks(name, dtype)
         speed = infer_speed(*networks, size=512, batch_size=1, rounds=3)
+        del networks  # else the next ones come on top
         speeds.append(dataclasses.replace(speed, what=f"{name}, {speed.what}"))
     print(complexity_report(speeds))
     if json is not None:
