@@ -15,6 +15,7 @@ from jax.interpreters.mlir import make_ir_context
 from PIL import Image
 
 from tests.support.full_disk import files_of_at_most
+from tests.support.local_networks import write_local_model
 from tests.support.parity import max_difference, noise
 from tvt_jax.bundled import SMALL_MODEL
 from tvt_jax.errors import UserError
@@ -28,9 +29,16 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local") / "model"
+    write_local_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "stablehlo"
-    export_model(SMALL_MODEL, folder, "stablehlo", "float32", "adain")
+    export_model(model, folder, "stablehlo", "float32", "adain")
     return folder
 
 
@@ -40,8 +48,8 @@ def exported(folder):
 
 
 @pytest.fixture(scope="module")
-def upscaler():
-    return Upscaler.from_folder(SMALL_MODEL, "float32")
+def upscaler(model):
+    return Upscaler.from_folder(model, "float32")
 
 
 def images(count, height, width):
@@ -143,7 +151,7 @@ def test_it_runs_without_flax(folder, tmp_path, exported):
     assert np.abs(large.astype(int) - exported.run("upscale", image[None])).max() <= 1
 
 
-def test_what_differs_from_upscaler_is_not_written(tmp_path, monkeypatch):
+def test_what_differs_from_upscaler_is_not_written(model, tmp_path, monkeypatch):
     class Other:
         def __init__(self, folder):
             assert (folder / "weights.safetensors").is_file()
@@ -157,13 +165,13 @@ def test_what_differs_from_upscaler_is_not_written(tmp_path, monkeypatch):
         (folder / "weights.safetensors").touch()
     ))  # fmt: skip
     with pytest.raises(UserError, match="levels off"):
-        export_model(SMALL_MODEL, tmp_path / "out", "stablehlo", "float32", "none")
+        export_model(model, tmp_path / "out", "stablehlo", "float32", "none")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path):
+def test_a_full_disk_is_one_line_and_nothing_is_left(model, tmp_path):
     with files_of_at_most(2**16), pytest.raises(UserError, match="cannot write .*out"):
-        export_model(SMALL_MODEL, tmp_path / "out", "stablehlo", "float32", "none")
+        export_model(model, tmp_path / "out", "stablehlo", "float32", "none")
     assert not list(tmp_path.iterdir())
 
 

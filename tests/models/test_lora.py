@@ -77,9 +77,10 @@ def test_output_equals_peft(adapted):
 
 def test_fresh_adapters_are_the_identity_and_count_as_lora():
     config = UNetConfig(
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
         cross_attention_dim=CONTEXT,
         attention_head_dim=2,
         norm_num_groups=8,

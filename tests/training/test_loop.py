@@ -341,10 +341,9 @@ runpy.run_module("tvt_jax.train", run_name="__main__")
     [(20_000, 1000), pytest.param(100_000, 3, marks=pytest.mark.slow)],
     ids=["logs", "checkpoint"],
 )
-def test_a_disk_that_is_full_is_one_line_and_loses_nothing(tmp_path, limit, every):
+def test_a_disk_that_is_full_is_one_line_and_loses_nothing(uninterrupted, tmp_path, limit, every):
     """Files that cannot grow, as on a full disk: met by the logs, or by the checkpoint's thread."""
-    run_command(tmp_path, "--config.steps=3")  # one good checkpoint
-    (tmp_path / "model").rename(tmp_path / "earlier_result")
+    shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
     command = [
         sys.executable, "-c", LIMITED, str(limit), *TINY, "--workdir", str(tmp_path),
         "--config.data.crop=32", "--config.data.batch_size=2", "--config.log_every=1",
@@ -355,7 +354,8 @@ def test_a_disk_that_is_full_is_one_line_and_loses_nothing(tmp_path, limit, ever
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "cannot write" in done.stderr
-    run_command(tmp_path, "--config.steps=4")
+    assert not (tmp_path / "model").exists()
+    run_command(tmp_path, f"--config.steps={STEPS + 1}")
     assert (tmp_path / "model" / "vae" / "config.json").is_file()
 
 

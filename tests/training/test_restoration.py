@@ -23,6 +23,7 @@ from tests.conversion.test_to_pytorch import assert_same_models, out_and_back
 from tests.models.test_lpips import TINY
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import noise
+from tests.support.quick_compiler import QUICK
 from tests.support.small_release import LORA_WORDS, vae_d4
 from tests.support.small_sd import VAE_WIDTHS, write_small_sd, write_small_vae
 from tests.support.torch_restoration import (
@@ -212,7 +213,7 @@ def test_losses_gradients_and_steps_equal_pytorch(folder, critic_parts):
         return grads, {**metrics, "gradients": grads}
 
     probed = dataclasses.replace(stage, gradients=with_gradients)
-    step = jax.jit(make_step(probed, config, make_mesh(MeshConfig())))
+    step = jax.jit(make_step(probed, config, make_mesh(MeshConfig())), compiler_options=QUICK)
     state, key = init_state(stage, params, config), jax.random.key(0)
     before = jax.tree.map(np.array, frozen)
     for number in range(3):
@@ -359,8 +360,8 @@ def test_in_bfloat16_the_base_is_narrow_and_what_learns_is_not(folder):
     ("device", "dtype", "in_float16"),
     [
         (("gpu", "8.0"), "bfloat16", True),
-        (("gpu", "8.0"), "float32", False),
-        (("tpu", ""), "bfloat16", False),
+        pytest.param(("gpu", "8.0"), "float32", False, marks=pytest.mark.slow),
+        pytest.param(("tpu", ""), "bfloat16", False, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import max_difference, nchw, noise
+from tests.support.quick_compiler import QUICK
 from tests.support.small_release import randomise, vae_d4
 from tests.support.torch_discriminator import nlayer_discriminator, parameters_of
 from tests.training.small_run import SMALL_VAE, read_weights, small_config
@@ -187,7 +188,7 @@ def test_whole_steps_equal_pytorch(case, tmp_path):
     if settings.loss.gan:
         params["discriminator"] = as_params("discriminator", settings.discriminator, judge)
     reference = TorchRun(settings, vae, teacher, judge)
-    step = jax.jit(make_step(stage, settings, make_mesh(MeshConfig())))
+    step = jax.jit(make_step(stage, settings, make_mesh(MeshConfig())), compiler_options=QUICK)
     state, key = init_state(stage, params, settings), jax.random.key(0)
     for number in range(STEPS):
         # Seeds from 0 on bring a value of 6e-7 to a LeakyReLU, whose slope is then up to rounding.
