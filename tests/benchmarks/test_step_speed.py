@@ -67,6 +67,7 @@ def test_a_batch_that_does_not_divide_is_a_mistake():
         compile_random_step(small_config(accumulate=3))
 
 
+@pytest.mark.slow
 def test_operations_of_a_step_are_those_that_pytorch_counts(tmp_path):
     """All networks of stage 3, forward and backward, to 0.1 %.
 

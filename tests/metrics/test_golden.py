@@ -35,7 +35,13 @@ def pairs():
     return {name: (images[f"{name}/pred"], images[f"{name}/ref"]) for name in VALUES["pairs"]}
 
 
-@pytest.mark.parametrize("name", VALUES["pairs"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "real_large" else ())
+        for name in VALUES["pairs"]
+    ],
+)
 def test_every_metric(pairs, name):
     """Tolerance: what float32 (lpips, dists; pyiqa's ms-ssim) loses, else 1e-9.
 

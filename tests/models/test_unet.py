@@ -54,7 +54,10 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=["SD 2.1", "CE-UNet", pytest.param("Prun-UNet", marks=pytest.mark.slow)],
+)
 def networks(request, tmp_path_factory):
     """(PyTorch network, network here), the latter loaded from the former's folder."""
     torch.manual_seed(0)
