@@ -49,6 +49,16 @@ def small_model(small_release, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def local_model(tmp_path_factory):
+    """A model folder of two small networks, where what they are does not matter."""
+    from tests.support.local_networks import write_local_model
+
+    folder = tmp_path_factory.mktemp("local") / "model"
+    write_local_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tagger_files(tmp_path_factory):
     """Folder with ram.pth, dape.pth and data/: the small tagger as the release has it."""
     from tests.support import ram_files

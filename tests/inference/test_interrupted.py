@@ -9,18 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from tests.support.local_networks import write_local_model
 from tvt_jax.images import write_image
 
 TILES = ("--tile", "160", "--tile-overlap", "32")
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "model"
-    write_local_model(folder)
-    return folder
 
 
 def run(model, source, target, *options, cache=None, wait=True):
@@ -60,10 +52,10 @@ def kill_when(process, condition):
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_large_image_goes_on_where_it_was_killed(model, tmp_path):
+def test_a_large_image_goes_on_where_it_was_killed(local_model, tmp_path):
     source = tmp_path / "photograph.png"
     write_image(source, photograph(300, 200))
-    run(model, source, tmp_path / "straight.png", *TILES)
+    run(local_model, source, tmp_path / "straight.png", *TILES)
     target = tmp_path / "killed.png"
     unfinished = tmp_path / ".killed.png.unfinished"
 
@@ -75,34 +67,34 @@ def test_a_large_image_goes_on_where_it_was_killed(model, tmp_path):
             return 0, 0
 
     for at in ((0, 3), (1, 2), (1, 9)):
-        process = run(model, source, target, *TILES, wait=False)
+        process = run(local_model, source, target, *TILES, wait=False)
         kill_when(process, lambda at=at: done() >= at)
         assert not target.exists()
-    said = run(model, source, target, *TILES)
+    said = run(local_model, source, target, *TILES)
     assert f"going on where {unfinished}" in said
     assert target.read_bytes() == (tmp_path / "straight.png").read_bytes()
     assert not unfinished.exists()
 
 
 @pytest.mark.parametrize("options", [(), ("--skip-existing",)])
-def test_a_folder_that_was_killed_is_completed(model, tmp_path, options):
+def test_a_folder_that_was_killed_is_completed(local_model, tmp_path, options):
     for number in range(5):
         write_image(tmp_path / "in" / f"{number}.png", photograph(150 + number, 140, number))
-    run(model, tmp_path / "in", tmp_path / "straight")
+    run(local_model, tmp_path / "in", tmp_path / "straight")
     killed = tmp_path / "killed"
-    process = run(model, tmp_path / "in", killed, *options, wait=False)
+    process = run(local_model, tmp_path / "in", killed, *options, wait=False)
     kill_when(process, (killed / "1.png").exists)
-    run(model, tmp_path / "in", killed, *options)
+    run(local_model, tmp_path / "in", killed, *options)
     want = {path.name: path.read_bytes() for path in (tmp_path / "straight").iterdir()}
     assert len(want) == 5
     assert {path.name: path.read_bytes() for path in killed.glob("*.png")} == want
 
 
-def test_a_second_process_compiles_nothing(model, tmp_path):
+def test_a_second_process_compiles_nothing(local_model, tmp_path):
     cache, programs = tmp_path / "cache", []
     for width, height in ((300, 170), (231, 190)):
         source = tmp_path / f"{width}.png"
         write_image(source, photograph(width, height))
-        run(model, source, tmp_path / f"{width}_x2.png", *TILES, cache=cache)
+        run(local_model, source, tmp_path / f"{width}_x2.png", *TILES, cache=cache)
         programs.append({path.name for path in cache.glob("*-cache")})
     assert programs[0] and programs[1] == programs[0]

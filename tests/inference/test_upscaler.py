@@ -12,7 +12,6 @@ import safetensors.numpy
 from PIL import Image
 
 from tests.support.image_kinds import deep_png, profile, srgb_to, values
-from tests.support.local_networks import write_local_model
 from tvt_jax import memory
 from tvt_jax.errors import UserError
 from tvt_jax.images import read_image, write_image
@@ -45,14 +44,6 @@ def restored(upscaler):
     """(enlarged input, our unrounded output), 88 x 64: a size that SD's strides do not divide."""
     image = picture(64, 88)
     return image, upscaler.restore(image, color_fix="none")
-
-
-@pytest.fixture(scope="module")
-def local_model(tmp_path_factory):
-    """A model folder of two small networks, where what they are does not matter."""
-    folder = tmp_path_factory.mktemp("local") / "model"
-    write_local_model(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +163,11 @@ def test_options_come_whole_or_by_name(upscaler, restored):
 
 
 def test_repeats_exactly_and_samples_follow_the_seed(local_upscaler):
-    upscaler, image = local_upscaler, picture(64, 88)
-    first, again = (upscaler.restore(image, color_fix="none") for _ in range(2))
+    image = picture(64, 88)
+    first, again = (local_upscaler.restore(image, color_fix="none") for _ in range(2))
     np.testing.assert_array_equal(again, first)
     draws = [
-        upscaler.restore(image, color_fix="none", posterior="sample", seed=seed)
+        local_upscaler.restore(image, color_fix="none", posterior="sample", seed=seed)
         for seed in (1, 1, 2)
     ]
     np.testing.assert_array_equal(draws[0], draws[1])
@@ -187,18 +178,18 @@ def test_repeats_exactly_and_samples_follow_the_seed(local_upscaler):
 def test_sixteen_bits_come_out_as_sixteen_bits(local_upscaler, monkeypatch):
     """The same numbers as of 8 bits, and 257 times as fine."""
     monkeypatch.setattr(sizing, "_PROCESS_SIZE", 32)
-    upscaler, image = local_upscaler, picture(64, 88)
-    want = upscaler.restore(image, color_fix="none")
+    image = picture(64, 88)
+    want = local_upscaler.restore(image, color_fix="none")
     deep = image.astype(np.uint16) * 257
     # Rounding in the last bit of the input, after two networks.
-    np.testing.assert_allclose(upscaler.restore(deep, color_fix="none"), want, atol=1e-4)
-    got = upscaler(deep, scale=1, color_fix="none")
+    np.testing.assert_allclose(local_upscaler.restore(deep, color_fix="none"), want, atol=1e-4)
+    got = local_upscaler(deep, scale=1, color_fix="none")
     assert got.dtype == np.uint16
     np.testing.assert_allclose(got / 65535, np.clip(want, 0, 1), atol=1e-4)
     assert len(np.unique(got)) > 256
-    large = upscaler(deep, scale=1.5, color_fix="adain")
+    large = local_upscaler(deep, scale=1.5, color_fix="adain")
     assert large.shape == (96, 132, 3)
-    whole = upscaler.restore(enlarge(deep, plan_sizes(88, 64, 1.5)), color_fix="adain")
+    whole = local_upscaler.restore(enlarge(deep, plan_sizes(88, 64, 1.5)), color_fix="adain")
     np.testing.assert_allclose(large / 65535, np.clip(whole, 0, 1), atol=1 / 65535)
 
 
@@ -273,27 +264,25 @@ def test_a_stored_embedding_of_another_width_is_refused(textless_model, tmp_path
 
 
 def test_one_compilation_for_each_padded_size(local_upscaler):
-    upscaler = local_upscaler
-    before = set(upscaler._whole_programs._compiled)
+    before = set(local_upscaler._whole_programs._compiled)
     sizes = [(17, 23), (18, 24), (18, 23)]  # all padded to 18 x 24
-    outputs = [upscaler.restore(picture(*size)) for size in sizes]
+    outputs = [local_upscaler.restore(picture(*size)) for size in sizes]
     assert [o.shape[:2] for o in outputs] == sizes
-    assert len(set(upscaler._whole_programs._compiled) - before) == 1
+    assert len(set(local_upscaler._whole_programs._compiled) - before) == 1
 
 
 def test_what_many_images_leave_in_memory_is_bounded(local_upscaler, monkeypatch):
     from tvt_jax.inference import whole_programs as module
 
-    upscaler = local_upscaler
     monkeypatch.setattr(module, "_MOST_PROGRAMS", 2)
-    programs = upscaler._whole_programs
+    programs = local_upscaler._whole_programs
     for name in ("_compiled", "_fixes"):
         monkeypatch.setattr(programs, name, {"first": None, "second": None})
-    upscaler.restore(picture(24, 24))
+    local_upscaler.restore(picture(24, 24))
     for kept in (programs._compiled, programs._fixes):
         assert list(kept)[0] == "second" and len(kept) == 2
     # An embedding takes 315 KB at full size.
-    assert upscaler._embed.cache_info().maxsize == 64
+    assert local_upscaler._embed.cache_info().maxsize == 64
 
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "lab"])

@@ -4,6 +4,7 @@ Tiles are of one shape, so this is what an image of any size takes beside its ou
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from jax.sharding import SingleDeviceSharding
 from tvt_jax.benchmarks.tpu_step import tpu_devices
 from tvt_jax.config import CE_UNET, VAE_D4
 from tvt_jax.data.samples import PROMPT_TOKENS
+from tvt_jax.errors import UserError
 from tvt_jax.inference.loading import vae_dtype
 from tvt_jax.inference.memory_plan import memory_need
 from tvt_jax.inference.norm_statistics import Parts, Statistics
@@ -39,16 +41,22 @@ def tile_memory_table(
     """Compiles the programs of TVT's networks.
 
     Args:
-      sides: of tiles, px.
+      sides: of tiles, px, as of `plan_memory`.
       crops: numbers of crops that a sample has.
       topology: of a TPU slice, one chip of which is compiled for; None for this machine's CPU.
-      dtype: of the UNet, and of the VAE but for float16, as in inference.
+      dtype: "float32" or "bfloat16", of the networks.
 
-    Returns: a Markdown table: bytes of the weights and of everything else that the compiler counts,
-      and what the plan of `infer` expects of them.
+    Returns: a Markdown table: memory of the weights and of everything else that the compiler
+      counts, and what the plan of `infer` expects of the latter. Its rows go to stderr at once.
     Raises:
-      UserError: as `tpu_devices`, or a program does not fit the chip.
+      UserError: a number does not fit the networks, a program does not fit the chip, or as
+        `tpu_devices`.
     """
+    unit = VAE_D4.downsampling * 2 ** (len(CE_UNET.block_out_channels) - 1)
+    if wrong := [side for side in sides if side < unit or side % unit]:
+        raise UserError(f"`sides` {wrong[0]} must be a multiple of {unit} px with these networks.")
+    if min(crops, default=1) < 1:
+        raise UserError("`crops` must be at least 1.")
     device = tpu_devices(topology)[0] if topology else jax.local_devices(backend="cpu")[0]
     rows = [
         "| program | dtype | weights, GiB | besides, GiB | expected, GiB | compiled in |",
@@ -68,6 +76,7 @@ def tile_memory_table(
             sizes = [analysis.argument_size_in_bytes, besides, expected]
             figures = " | ".join(f"{size / 2**30:.2f}" for size in sizes)
             rows.append(f"| {what} | {dtype} | {figures} | {seconds:.0f} s |")
+            print(rows[-1], file=sys.stderr, flush=True)
     return "\n".join(rows)
 
 
@@ -93,4 +102,4 @@ def _compiled(
     context = shape((texts, PROMPT_TOKENS, CE_UNET.cross_attention_dim), unet.dtype)
     given = Statistics(*[shape((count_statistics(vae, unet),), jnp.float32)] * 2)
     lowered = lower_program(program, vae, unet, _ALPHA_BAR, batch, context, given)
-    return compile_program(lowered, what, "use smaller tiles")
+    return compile_program(lowered, what, "lower `sides` or `crops`")

@@ -57,6 +57,11 @@ def memory_need(vae: VAEConfig, platform: str, devices: int = 1) -> MemoryNeed:
 
     The compiler's scratch is about 20 bytes a pixel and channel. On a CPU half as much comes on
     top, and a 3 x 3 convolution lays out its windows, which `memory_analysis` does not count.
+
+    Args:
+      vae: its two widest levels count.
+      platform: "cpu", "gpu" or "tpu".
+      devices: as of `plan_memory`.
     """
     first, second = vae.block_out_channels[:2]
     if platform == "cpu":

@@ -161,14 +161,32 @@ def lower_program(
 
 
 def sample_statistics(networks, config, alpha_bar, crops, context, correction):
-    """(`Statistics` of the crops, whether the networks' output is finite)."""
+    """The program of `TilePrograms.sample`.
+
+    Args:
+      networks: VAE and UNet, as modules.
+      config: of the VAE.
+      alpha_bar, crops, correction: as of `TilePrograms`.
+      context: [B, N, C], the embedding of the prompt for each crop.
+
+    Returns: (`Statistics` of the crops, whether the networks' output is finite).
+    """
     statistics = JointStatistics(crops.parts, crops.images.shape[1:3], correction)
     _, finite = _one_step(networks, config, alpha_bar, crops, context, statistics)
     return statistics.found(), finite
 
 
 def restore_tile(networks, config, alpha_bar, tile, context, given):
-    """((pixels [h, w, 3] float32 in [0, 1], `Sums`), whether they are finite)."""
+    """The program of `TilePrograms.restore`.
+
+    Args:
+      networks, config, alpha_bar: as of `sample_statistics`.
+      tile: a batch of one.
+      context: [1, N, C], the embedding of the prompt.
+      given: the statistics of the whole image.
+
+    Returns: ((pixels [h, w, 3] float32 in [0, 1], `Sums`), whether the output is finite).
+    """
     statistics = GivenStatistics(tile.parts, tile.images.shape[1:3], given)
     pixels, finite = _one_step(networks, config, alpha_bar, tile, context, statistics)
     return (pixels[0], statistics.sums()), finite
