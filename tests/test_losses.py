@@ -23,6 +23,7 @@ from tvt_jax.losses import (
     generator_loss,
     kl_loss,
     reconstruction_loss,
+    restoration_loss,
 )
 from tvt_jax.models.layers import Conv2d, InitKeys
 from tvt_jax.models.networks import abstract_network
@@ -47,6 +48,24 @@ def test_reconstruction():
     assert abs(loss - (l1 + 0.7 * mse)) < TOLERANCE
     assert abs(parts["l1"] - l1) < TOLERANCE and abs(parts["lpips"] - mse) < TOLERANCE
     assert reconstruction_loss(output.astype(jnp.bfloat16), target)[0].dtype == jnp.float32
+
+
+def test_restoration():
+    output, target = noise(2, 32, 48, 3), noise(2, 32, 48, 3, seed=1)
+    differences = [nchw(x) for x in (output, target)]
+    mse = F.mse_loss(*differences).item()
+    tone = F.l1_loss(*(F.avg_pool2d(x, 16) for x in differences)).item()
+
+    def distance(a, b):  # a stand-in for LPIPS
+        return jnp.mean(jnp.abs(a - b), axis=(1, 2, 3))
+
+    loss, parts = restoration_loss(output, target)
+    assert abs(loss - mse) < TOLERANCE and set(parts) == {"l2"}
+    loss, parts = restoration_loss(output, target, distance, 0.3, 0.5, 2.0)
+    lpips = np.abs(output - target).mean()
+    assert abs(loss - (0.5 * mse + 2 * tone + 0.3 * lpips)) < TOLERANCE
+    for name, value in {"l2": mse, "tone": tone, "lpips": lpips}.items():
+        assert abs(parts[name] - value) < TOLERANCE, name
 
 
 def test_kl():

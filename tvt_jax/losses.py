@@ -16,6 +16,8 @@ Source: latent-diffusion `LPIPSWithDiscriminator`; paper equations 2 and 4. For 
 import jax
 import jax.numpy as jnp
 
+from tvt_jax.config import TONE_SIDE
+
 _RATIO_EPS = 1e-4
 _MAX_RATIO = 1e4
 
@@ -121,22 +123,34 @@ def adaptive_weight(features, kernel_shape, rec_cotangent, gen_cotangent):
     return jax.lax.stop_gradient(jnp.clip(rec_norm / (gen_norm + _RATIO_EPS), 0.0, limit))
 
 
-def restoration_loss(output, target, perceptual=None, perceptual_weight=2.0, l2_weight=1.0):
-    """Mean squared error of a restored image and, optionally, its perceptual distance.
+def restoration_loss(
+    output, target, perceptual=None, perceptual_weight=2.0, l2_weight=1.0, tone_weight=0.0
+):
+    """Mean squared error of a restored image and, optionally, of its perception and tones.
 
     Args:
-      output, target: [B, H, W, 3] in [-1, 1].
+      output, target: [B, H, W, 3] in [-1, 1]; with `tone_weight` H and W are multiples of
+        `TONE_SIDE`.
       perceptual: function of (output, target) that returns distances [B]; LPIPS.
-      perceptual_weight, l2_weight: of the two terms.
+      perceptual_weight, l2_weight, tone_weight: of the three terms. The last is the mean absolute
+        error of means over `TONE_SIDE` px a side: shifts of tone, which the squared error of all
+        pixels hardly sees.
 
-    Returns: (scalar float32, {"l2", and "lpips" with `perceptual`}, without their weights).
-    Source: OSEDiff `train_osediff.py`; paper section 3.3.
+    Returns: (scalar float32, {"l2", and "tone" and "lpips" where they are used}, without weights).
+    Source: OSEDiff `train_osediff.py`; paper section 3.3; the term on tones is this project's.
     """
-    l2 = jnp.mean(jnp.square(output.astype(jnp.float32) - target.astype(jnp.float32)))
-    if perceptual is None:
-        return l2_weight * l2, {"l2": l2}
-    distance = jnp.mean(perceptual(output, target))
-    return l2_weight * l2 + perceptual_weight * distance, {"l2": l2, "lpips": distance}
+    difference = output.astype(jnp.float32) - target.astype(jnp.float32)
+    parts = {"l2": jnp.mean(jnp.square(difference))}
+    total = l2_weight * parts["l2"]
+    if tone_weight:
+        b, h, w, c = difference.shape
+        squares = difference.reshape(b, h // TONE_SIDE, TONE_SIDE, w // TONE_SIDE, TONE_SIDE, c)
+        parts["tone"] = jnp.mean(jnp.abs(jnp.mean(squares, axis=(2, 4))))
+        total += tone_weight * parts["tone"]
+    if perceptual is not None:
+        parts["lpips"] = jnp.mean(perceptual(output, target))
+        total += perceptual_weight * parts["lpips"]
+    return total, parts
 
 
 def vsd_loss(latent, fake, real):

@@ -5,6 +5,7 @@ diffusers and peft.
 """
 
 import dataclasses
+import gc
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from tvt_jax.checkpoint import abstract_like
 from tvt_jax.config import (
     LPIPS_NETS,
     NEGATIVE_PROMPT,
+    DataConfig,
     MeshConfig,
     OptimConfig,
     RestorationLossConfig,
@@ -259,6 +261,7 @@ def test_weights_are_on_the_devices_once(folder, tmp_path, monkeypatch):
     excess, there = [], jax.live_arrays()
 
     def measured(*arguments):
+        gc.collect()
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[3]))
         before_test = sum(a.nbytes for a in there)
         excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
@@ -466,8 +469,8 @@ def test_lpips_compares_one_part_of_both_images(folder, tmp_path, monkeypatch):
         for top, left in places
     ]
     # Of the step only this is compiled.
-    distance = jax.jit(lambda key: stage.gradients(params, frozen, batch, key, 0)[1]["lpips"])
-    seen = [float(distance(jax.random.key(seed))) for seed in range(3)]
+    distance = jax.jit(lambda *arguments: stage.gradients(*arguments, 0)[1]["lpips"])
+    seen = [float(distance(params, frozen, batch, jax.random.key(seed))) for seed in range(3)]
     assert len(set(seen)) > 1
     for value in seen:
         assert np.abs(np.array(possible) - value).min() < 1e-5
@@ -554,6 +557,10 @@ def test_what_does_not_fit_is_named(folder, changes, match):
         (dict(loss=RestorationLossConfig(l2=0, lpips=0, vsd=0)), "at least one weight"),
         (dict(loss=RestorationLossConfig(lpips=-1)), "must not be negative"),
         (dict(loss=RestorationLossConfig(lpips_crop=64)), "64` is not between 0 and .*crop=48"),
+        (
+            dict(loss=RestorationLossConfig(tone=1), data=DataConfig("photographs", crop=40)),
+            "crop=40` is not a multiple of 16",
+        ),
         (dict(loss=RestorationLossConfig(min_timestep=800)), "must be below"),
         (dict(critic_optim=OptimConfig(learning_rate=0)), "critic_optim.learning_rate"),
     ],

@@ -38,6 +38,7 @@ from tvt_jax.config.paper import (
 from tvt_jax.config.restoration import (
     GENERATORS,
     NEGATIVE_PROMPT,
+    TONE_SIDE,
     RestorationLossConfig,
     RestorationTrainConfig,
 )

@@ -5,6 +5,7 @@ import dataclasses
 from tvt_jax.config.training import SD21, OptimConfig, TrainConfig, may_change
 from tvt_jax.errors import UserError
 
+TONE_SIDE = 16  # px a side of the squares whose means `loss.tone` compares
 # How the generator's UNet is derived from Stable Diffusion's.
 GENERATORS = ("replicated", "same", "pruned")
 NEGATIVE_PROMPT = (
@@ -22,6 +23,7 @@ class RestorationLossConfig:
     """
 
     l2: float = 1.0  # mean squared error of the image
+    tone: float = 0.0  # mean absolute error of means over `TONE_SIDE`, against drifting tones
     lpips: float = 2.0
     # Side of the part that LPIPS compares, drawn anew each step, px; 0: the whole crop.
     lpips_crop: int = 0
@@ -84,10 +86,15 @@ class RestorationTrainConfig(TrainConfig):
                 "`config.trained` and `config.vae_trained` are empty and there are no adapters: "
                 "nothing learns."
             )
-        if min(loss.l2, loss.lpips, loss.vsd, loss.patches_at_once) < 0:
+        if min(loss.l2, loss.tone, loss.lpips, loss.vsd, loss.patches_at_once) < 0:
             raise UserError("`config.loss`: weights and patches_at_once must not be negative.")
-        if not (loss.l2 or loss.lpips or loss.vsd):
+        if not (loss.l2 or loss.tone or loss.lpips or loss.vsd):
             raise UserError("`config.loss`: at least one weight must be positive.")
+        if loss.tone and self.data.crop % TONE_SIDE:
+            raise UserError(
+                f"`config.data.crop={self.data.crop}` is not a multiple of {TONE_SIDE}, which "
+                "`config.loss.tone` needs."
+            )
         if not 0 <= loss.lpips_crop <= self.data.crop:
             raise UserError(
                 f"`config.loss.lpips_crop={loss.lpips_crop}` is not between 0 and "

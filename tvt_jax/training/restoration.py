@@ -264,13 +264,13 @@ class RestorationObjective:
     def _image_loss(self, image, target, frozen, key):
         loss = self.config.loss
         if self.lpips is None:
-            return restoration_loss(image, target, l2_weight=loss.l2)
+            return restoration_loss(image, target, l2_weight=loss.l2, tone_weight=loss.tone)
         lpips = nnx.merge(self.lpips, frozen["lpips"])
 
         def perceptual(*images):
             return lpips(*(self._lpips_part(x, key) for x in images))
 
-        return restoration_loss(image, target, perceptual, loss.lpips, loss.l2)
+        return restoration_loss(image, target, perceptual, loss.lpips, loss.l2, loss.tone)
 
     def _lpips_part(self, image, key):
         """The part of images [B, H, W, 3] that LPIPS compares, at one place in all of them."""
