@@ -1,5 +1,6 @@
 """Settings for all tests: CPU, exact matrix products, no silent broadcasting."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -11,7 +12,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".xla_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # The tests compile much and compute little: LLVM's optimisations cost four times what they save.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# Two processes of tests leave no core for a program's parts to be compiled side by side.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
 
 import jax
 import pytest
@@ -21,6 +26,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # `make test` runs two processes of tests.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Tracing makes millions of objects, and few of them are garbage that only the collector finds: at
+# its usual threshold it walks the libraries' objects so often that it takes a twelfth of the time.
+gc.freeze()
+gc.set_threshold(50_000)
 
 
 @pytest.fixture(scope="session")
