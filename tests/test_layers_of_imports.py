@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "tvt_jax"
 # From the bottom up. A module imports from the rows below its own, and from its own folder.
 LAYERS = (
     {"errors"},
-    {"config", "curves", "files", "png", "progress"},
+    {"compiler", "config", "curves", "files", "png", "progress"},
     {"bundled", "downloads", "hub"},
     {"cli"},
     {"models", "diffusion", "losses", "images", "memory", "processes"},

@@ -7,27 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import jax
 
+from tvt_jax.compiler import compile_program, compiler_options
 from tvt_jax.errors import UserError
-
-
-def compile_program(lowered: jax.stages.Lowered, what: str, advice: str) -> jax.stages.Compiled:
-    """Compiles a program.
-
-    Args:
-      lowered: the program.
-      what: the work, for the error message.
-      advice: what the user can do, for the error message.
-
-    Raises:
-      UserError: the compiler reports that it does not fit the device, as TPU compilers do.
-    """
-    try:
-        return lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{what} does not fit the device ({reason}); {advice}.") from error
 
 
 def compile_to_fit(
@@ -44,7 +25,7 @@ def compile_to_fit(
     Raises:
       UserError: it does not fit. (Without this, Linux would kill the process without a word.)
     """
-    compiled = compile_program(lowered, what, advice)
+    compiled = compile_program(lowered, what, advice, compiler_options())
     analysis, free = compiled.memory_analysis(), free_memory()
     if analysis is None:
         return compiled, None

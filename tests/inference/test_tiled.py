@@ -35,7 +35,7 @@ def upscaler():
     return Upscaler(*local_networks(), TEXT, SchedulerConfig())
 
 
-def compile_optimised(lowered, what, advice):
+def compile_optimised(lowered, what, advice, options):
     return lowered.compile(compiler_options={"xla_backend_optimization_level": 3})
 
 

@@ -305,7 +305,7 @@ def test_too_little_memory_is_said_before_the_first_step(tmp_path, monkeypatch):
 
 def test_a_compiler_that_knows_of_too_little_memory_is_heard():
     class Lowered:
-        def compile(self):
+        def compile(self, compiler_options):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 17 GiB of 16 GiB\nmore")
 
     with pytest.raises(UserError, match=r"a step does not fit the device \(.*17 GiB.*\); do less"):

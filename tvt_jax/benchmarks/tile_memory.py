@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from tvt_jax.benchmarks.tpu_step import tpu_devices
+from tvt_jax.compiler import compile_program
 from tvt_jax.config import CE_UNET, VAE_D4
 from tvt_jax.data.samples import PROMPT_TOKENS
 from tvt_jax.errors import UserError
@@ -28,7 +29,6 @@ from tvt_jax.inference.tile_programs import (
     sample_statistics,
 )
 from tvt_jax.inference.tiling import SAMPLE_CROP
-from tvt_jax.memory import compile_program
 from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.networks import Network, abstract_network
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tvt_jax.compiler import compiler_options
 from tvt_jax.errors import UserError
 from tvt_jax.files import read_json
 from tvt_jax.inference import sizing
@@ -102,4 +103,5 @@ class ExportedUpscaler:
             ) from error
         names = self.signature["programs"][name]["weights"]
         weights = {n: self._weights[n] for n in names}
-        return functools.partial(jax.jit(exported.call), weights)
+        program = jax.jit(exported.call, compiler_options=compiler_options())
+        return functools.partial(program, weights)

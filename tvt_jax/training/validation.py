@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from tvt_jax.compiler import compiler_options
 from tvt_jax.config import TrainConfig
 from tvt_jax.data.samples import Collate, heldout_samples
 from tvt_jax.errors import UserError
@@ -39,7 +40,9 @@ class Validation:
                 "real LR images of `config.validation.folder`."
             )
         self._lpips = load_lpips("vgg16", config.lpips_folder) if config.validation.lpips else None
-        self._preview = jax.jit(stage.preview, out_shardings=on_every_device(mesh))
+        self._preview = jax.jit(
+            stage.preview, out_shardings=on_every_device(mesh), compiler_options=compiler_options()
+        )
 
     def __call__(self, params, frozen) -> tuple[dict[str, float], list[np.ndarray]]:
         """Runs the networks on all photographs.
