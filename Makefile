@@ -44,7 +44,7 @@ lint: $(VENV)/.test-installed
 # Full-width networks with random weights in PyTorch and here, in turns: do they agree, time and
 # memory. Minutes and about 12 GB of memory.
 parity-full: $(VENV)/.test-installed
-	$(CPU) $(BIN)/python -m tests.comparisons.infer_speed --size 128 --batch-sizes 1 \
+	$(CPU) $(BIN)/python -m tests.comparisons.infer_speed --size 256 --batch-sizes 1 \
 	  --dtype float32 --rounds 5 --runs jax pytorch
 
 # The tagger likewise, from files of the release's size: 6 GB of disk and memory.

@@ -165,7 +165,9 @@ def _own_statistics(x, num_groups):
 
     def group_mean(x):
         """[B, ..., C] -> [B, 1..., C], the mean over the positions and channels of a group."""
-        mean = jnp.mean(x, axis=positions, keepdims=True)
+        mean = x
+        for axis in reversed(positions):  # at once, XLA for CPUs takes three times as long
+            mean = jnp.mean(mean, axis=axis, keepdims=True)
         grouped = mean.reshape(*mean.shape[:-1], num_groups, -1)
         grouped = jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape)
         return grouped.reshape(mean.shape)
