@@ -51,10 +51,10 @@ def test_the_bundled_model_is_better_than_bicubic():
         return mean_values(rows, quality.columns)
 
     got, bicubic = measure(Upscaler.from_folder()), measure(load_method("bicubic"))
-    # Measured of the bundled model: 0.23 dB, 0.026, 0.021.
+    # Measured of the bundled model: 0.24 dB, 0.025, 0.012.
     assert got["psnr"] > bicubic["psnr"] + 0.12
     assert got["ssim"] > bicubic["ssim"] + 0.015
-    assert got["lpips-vgg"] < bicubic["lpips-vgg"] - 0.011
+    assert got["lpips-vgg"] < bicubic["lpips-vgg"] - 0.006
 
 
 def test_infer_takes_the_bundled_model_and_says_so(restored, tmp_path, capsys):
