@@ -1,6 +1,7 @@
 """The loop: logs, checkpoints, signals, and mistakes."""
 
 import dataclasses
+import gc
 import json
 import shutil
 import signal
@@ -117,6 +118,7 @@ def test_weights_are_on_the_devices_once(tmp_path, monkeypatch):
     excess, real = [], loop.compile_step
 
     def counted(*arguments):
+        gc.collect()
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[3]))
         before_test = sum(a.nbytes for a in there)
         excess.append(sum(a.nbytes for a in jax.live_arrays()) - held - before_test)
