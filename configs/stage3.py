@@ -10,7 +10,7 @@ The result, `runs/stage3/model`, is what `infer --model` takes.
 Variants, which combine with a comma (`configs/stage3.py:S4,tiny`):
     (none)  the paper's run: VAE-D4 and the compute-efficient UNet, batch 16
     small   networks for CPUs, from the bundled teacher and VAE; the model that is shipped took
-            three runs of it, which its card has (tvt_jax/assets/tvt_small/README.md)
+            five runs of it, which its card has (tvt_jax/assets/tvt_small/README.md)
     tiny    the same on the bundled photographs: minutes on two CPU cores, no download
     S1      ablation: Stable Diffusion's VAE and UNet, the setting of OSEDiff, with adapters in the
             VAE's encoder; --config.vae=stable-diffusion-2-1-base/vae

@@ -33,15 +33,10 @@ def test_the_degraded_photograph_is_what_the_benchmark_makes_of_the_original():
     assert np.abs(read_image(DEGRADED_PHOTOGRAPH) - degraded.astype(int)).max() <= 2
 
 
-def middle(image, side=256):
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return image[top : top + side, left : left + side]
-
-
 def test_the_bundled_model_is_better_than_bicubic():
-    """On average over the middles of the held-out photographs; on single ones it may lose."""
+    """On average over the held-out photographs; on single ones it may lose."""
     names = sorted(path.stem for path in HELDOUT_PHOTOGRAPHS.glob("*.jpg"))
-    originals = {name: middle(read_image(HELDOUT_PHOTOGRAPHS / f"{name}.jpg")) for name in names}
+    originals = {name: read_image(HELDOUT_PHOTOGRAPHS / f"{name}.jpg") for name in names}
     quality = Quality(PROTOCOLS["classic"], ("psnr", "ssim", "lpips-vgg"), required=True)
 
     def measure(method):
@@ -51,10 +46,10 @@ def test_the_bundled_model_is_better_than_bicubic():
         return mean_values(rows, quality.columns)
 
     got, bicubic = measure(Upscaler.from_folder()), measure(load_method("bicubic"))
-    # Measured of the bundled model: 0.24 dB, 0.025, 0.012.
-    assert got["psnr"] > bicubic["psnr"] + 0.12
-    assert got["ssim"] > bicubic["ssim"] + 0.015
-    assert got["lpips-vgg"] < bicubic["lpips-vgg"] - 0.006
+    # Measured of the bundled model: 0.20 dB, 0.017, 0.028.
+    assert got["psnr"] > bicubic["psnr"] + 0.08
+    assert got["ssim"] > bicubic["ssim"] + 0.009
+    assert got["lpips-vgg"] < bicubic["lpips-vgg"] - 0.016
 
 
 def test_infer_takes_the_bundled_model_and_says_so(restored, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """What memory is free, by every limit that there is, and what is said where it is too little."""
 
 import os
-import platform
 import subprocess
 import sys
 
@@ -24,20 +23,6 @@ def test_the_share_of_a_gpu_is_told(monkeypatch):
         memory.compile_to_fit(program, "it", "use less")
     with pytest.raises(UserError, match=r"free \(of 75% of the GPU; XLA_CLIENT_MEM_FRACTION"):
         plan_memory((999, 999), VAES["VAE-D4"], 64, RestorationOptions(tile="none"))
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="where XLA was seen to use YNNPACK")
-def test_on_a_cpu_weights_of_convolutions_are_not_packed_at_each_call():
-    def convolve(image, kernel):
-        return jax.lax.conv_general_dilated(
-            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    lowered = jax.jit(convolve).lower(jnp.ones((1, 4, 4, 256)), jnp.ones((3, 3, 256, 256)))
-    assert "ynn" in lowered.compile().as_text()  # else the option has no purpose any more
-    assert "ynn" not in memory.compile_to_fit(lowered, "it", "use less")[0].as_text()
-    product = jax.jit(jnp.matmul).lower(jnp.ones((64, 256)), jnp.ones((256, 256)))
-    assert "ynn" in memory.compile_to_fit(product, "it", "use less")[0].as_text()
 
 
 def write_group(folder, limit, used, cache, names):
