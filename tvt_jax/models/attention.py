@@ -160,6 +160,8 @@ def _blocks(x, size):
 def _scores(query, key, index, num_keys):
     """Scores [q, k] float32 of one block pair; keys beyond `num_keys` (padding) get -inf."""
     scores = jnp.einsum("qd,kd->qk", query, key, preferred_element_type=jnp.float32)
+    if not jax.export.is_symbolic_dim(num_keys) and num_keys % key.shape[0] == 0:
+        return scores
     position = index * key.shape[0] + jnp.arange(key.shape[0])
     return jnp.where(position[None, :] < num_keys, scores, -jnp.inf)
 

@@ -58,21 +58,30 @@ def _transposed(x, kernel):
 
 
 def _by_phases(x, kernel):
-    """As a 2x2 convolution with channels for the four pixels that each becomes.
+    """As four 2x2 convolutions, one for each of the four pixels that a pixel becomes.
 
     On a CPU it takes half the time; on a TPU, putting the pixels in their places costs more than
-    the operations save.
+    the operations save. With fewer pixels it costs more to add up weights than it saves.
     """
-    batch, height, width, channels = x.shape
-    # Even and odd taps are those of even and odd pixels.
-    taps = _taps(kernel).reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 4, 1, 3, 5)
-    y = conv2d(x, taps.reshape(2, 2, channels, -1))
-    y = y.reshape(batch, height + 1, width + 1, 2, 2, -1)
-    rows = [
-        jnp.stack([y[:, i : height + i, j : width + j, i, j] for j in (0, 1)], axis=3)
-        for i in (0, 1)
-    ]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
+    _, height, width, _ = x.shape
+    if not jax.export.is_symbolic_dim(height) and height * width < 128:
+        return _as_defined(x, kernel)
+
+    kernel = kernel.astype(jnp.float32)
+
+    def at(row, column):
+        taps = _taps_that_meet(_taps_that_meet(kernel, 0, row), 1, column)
+        return conv2d(x, taps, padding=((1 - row, row), (1 - column, column)))
+
+    rows = [jnp.stack([at(row, column) for column in (0, 1)], axis=3) for row in (0, 1)]
+    return jnp.stack(rows, axis=2).reshape(x.shape[0], 2 * height, 2 * width, -1)
+
+
+def _taps_that_meet(kernel, axis, position):
+    """Adds up taps that meet one pixel of x: for the first (0) or the second (1) of its two."""
+    first, middle, last = (jax.lax.index_in_dim(kernel, i, axis) for i in range(3))
+    taps = (first + middle, last) if position else (first, middle + last)
+    return jnp.concatenate(taps, axis)
 
 
 @jax.custom_vjp
