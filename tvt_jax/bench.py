@@ -219,8 +219,8 @@ def memory(
         f"{config} on {topology}, {result.devices} devices, batch {settings.data.batch_size}, "
         f"{settings.data.crop} px, fsdp {settings.mesh.fsdp}: per device "
         f"{result.held / 2**30:.2f} GiB of weights, optimizer and batch, "
-        f"{result.temporary / 2**30:.2f} GiB for the step, {result.flops / 1e12:.2f} TFLOP; "
-        f"compiled in {result.seconds:.0f} s"
+        f"{result.temporary / 2**30:.2f} GiB for the step, {result.flops / 1e12:.2f} TFLOP, "
+        f"{result.accessed / 1e9:.1f} GB read and written; compiled in {result.seconds:.0f} s"
     )
 
 

@@ -39,7 +39,7 @@ def test_collectives_are_counted_once():
 
 
 def step(devices=8, temporary=2**30):
-    return CompiledStep(devices, 2**29, temporary, 3e12, {"all-reduce": 100 * 2**20}, 1.0)
+    return CompiledStep(devices, 2**29, temporary, 3e12, 5e11, {"all-reduce": 100 * 2**20}, 1.0)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_tables_hold_what_belongs_to_them(growth):
         "| 512 | 3.0 | 0.50 GiB | 1.00 GiB |",
         "| 256 | 3.0 | 0.50 GiB | 0.25 GiB |",
     ]
-    gathered = CompiledStep(8, 0, 0, 0, {"all-gather": 200 * 10**9}, 1.0)
+    gathered = CompiledStep(8, 0, 0, 0, 0, {"all-gather": 200 * 10**9}, 1.0)
     assert collective_seconds(Case("v5e:2x4", 1, 512, 8), gathered) == 1.0
 
 

@@ -71,7 +71,8 @@ def measure_growth(
     Raises:
       UserError: as `compile_tpu_step`, except for lack of memory; `file` holds another run's.
     """
-    run = {"config": config.identity(), "quick": quick, "vae": vae}
+    figures = [field.name for field in dataclasses.fields(CompiledStep)]
+    run = {"config": config.identity(), "quick": quick, "vae": vae, "figures": figures}
     known = _read_known(file, run)
     split = len(tpu_devices(topologies[0]))
     first = Case(topologies[0], images[0], sides[0], 1)

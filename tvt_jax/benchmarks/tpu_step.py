@@ -32,6 +32,7 @@ class CompiledStep:
       temporary: bytes of everything that lives during the step only.
       flops: floating-point operations of a device in a step, what is computed twice included,
         Pallas kernels left out.
+      accessed: bytes that a device's operations read and write in a step, as the compiler reckons.
       collectives: bytes of what a device has after each kind of collective ("all-reduce": as many
         as it gave); those in a loop count once.
       seconds: of compilation.
@@ -41,6 +42,7 @@ class CompiledStep:
     held: int
     temporary: int
     flops: float
+    accessed: float
     collectives: dict[str, int]
     seconds: float
 
@@ -95,6 +97,7 @@ def compile_tpu_step(
         held=analysis.argument_size_in_bytes,
         temporary=analysis.temp_size_in_bytes,
         flops=cost["flops"],
+        accessed=cost["bytes accessed"],
         collectives=collective_bytes(compiled.as_text()),
         seconds=time.perf_counter() - start,
     )
