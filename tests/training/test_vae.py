@@ -41,7 +41,7 @@ WIDTHS = (64, 64)
 EVERYTHING = ("encoder", "quant_conv", "post_quant_conv", "decoder")
 # Where a gradient is nothing but rounding errors, Adam makes a full step of their sign; an epsilon
 # above them keeps such weights comparable.
-EPSILON = 1e-6
+EPSILON = 1e-5
 # Each run of the paper, small: what trains, whose latents, which terms.
 CASES = {
     "stage 1": dict(
