@@ -61,7 +61,7 @@ def _by_phases(x, kernel):
     """As four 2x2 convolutions, one for each of the four pixels that a pixel becomes.
 
     On a CPU it takes half the time; on a TPU, putting the pixels in their places costs more than
-    the operations save. With fewer pixels it costs more to add up weights than it saves.
+    the operations save. For fewer than 128 pixels, adding up weights costs more than it saves.
     """
     _, height, width, _ = x.shape
     if not jax.export.is_symbolic_dim(height) and height * width < 128:
