@@ -191,8 +191,9 @@ def test_whole_steps_equal_pytorch(case, tmp_path):
     step = jax.jit(make_step(stage, settings, make_mesh(MeshConfig())), compiler_options=QUICK)
     state, key = init_state(stage, params, settings), jax.random.key(0)
     for number in range(STEPS):
-        # Seeds from 0 on bring a value of 6e-7 to a LeakyReLU, whose slope is then up to rounding.
-        image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=10 + number), -1, 1)
+        # With others, values near 0 come to a LeakyReLU, whose slope is then up to rounding.
+        seed = (30 if case == "stage 1" else 10) + number
+        image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=seed), -1, 1)
         draws = jax.random.normal(jax.random.fold_in(key, number), (BATCH, SIDE // 2, SIDE // 2, 4))
         want = reference.step(image, np.asarray(draws), number)
         state, got = step(state, frozen, {"hr": image}, key)
