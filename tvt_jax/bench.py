@@ -197,7 +197,9 @@ def memory(
     quick: bool = False,
     vae: str | None = None,
 ) -> None:
-    """Print the memory of a training step on each device of a TPU slice; needs libtpu, no TPU.
+    """Print what a training step takes of each device of a TPU slice; needs libtpu, no TPU.
+
+    Memory, operations, and the bytes that these read and write.
 
     Args:
       config: configuration, for example configs/stage3.py or configs/stage1.py:V1.
