@@ -24,7 +24,7 @@ from tvt_jax.config import (
     VAELossConfig,
 )
 from tvt_jax.errors import UserError
-from tvt_jax.models.discriminator import NLayerDiscriminator
+from tvt_jax.models.discriminator import LeakyReLU, NLayerDiscriminator
 from tvt_jax.models.layers import InitKeys
 from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.parallel import make_mesh
@@ -55,7 +55,7 @@ CASES = {
     ),
     "T2": dict(trained=EVERYTHING, loss=VAELossConfig(lpips=0.0, latent=0.3)),
 }
-STEPS, SIDE, BATCH = 3, 32, 2
+STEPS, SIDE, BATCH, SEED = 3, 32, 2, 10
 
 
 def torch_teacher():
@@ -153,6 +153,21 @@ class TorchRun:
         return {name: float(value.detach()) for name, value in parts.items()}
 
 
+class Smooth(torch.nn.Module):
+    """Close to LeakyReLU 0.2, without its kink."""
+
+    def forward(self, x):
+        return 0.2 * x + 0.8 * torch.nn.functional.softplus(x)
+
+
+def without_kinks(judge, monkeypatch):
+    """Takes LeakyReLU out of both discriminators: near 0 its slope depends on rounding."""
+    for i, layer in enumerate(judge.main):
+        if isinstance(layer, torch.nn.LeakyReLU):
+            judge.main[i] = Smooth()
+    monkeypatch.setattr(LeakyReLU, "__call__", lambda _, x: 0.2 * x + 0.8 * jax.nn.softplus(x))
+
+
 def as_params(kind, settings, reference):
     tensors = torch_tensors_as_numpy(parameters_of(reference), kind)
     return params_from_torch(abstract_network(kind, settings), tensors, "float32", kind)
@@ -166,10 +181,11 @@ def as_params(kind, settings, reference):
         for case in CASES
     ],
 )
-def test_whole_steps_equal_pytorch(case, tmp_path):
+def test_whole_steps_equal_pytorch(case, tmp_path, monkeypatch):
     torch.manual_seed(0)
     vae, teacher = vae_d4(WIDTHS), torch_teacher()
     judge = nlayer_discriminator(base=8, num_layers=2).train()
+    without_kinks(judge, monkeypatch)
     vae.save_pretrained(tmp_path / "vae")
     config = VAEConfig(block_out_channels=WIDTHS, mid_block=False)
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config.to_json()))
@@ -191,9 +207,7 @@ def test_whole_steps_equal_pytorch(case, tmp_path):
     step = jax.jit(make_step(stage, settings, make_mesh(MeshConfig())), compiler_options=QUICK)
     state, key = init_state(stage, params, settings), jax.random.key(0)
     for number in range(STEPS):
-        # With others, values near 0 come to a LeakyReLU, whose slope is then up to rounding.
-        seed = (30 if case == "stage 1" else 10) + number
-        image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=seed), -1, 1)
+        image = np.clip(0.5 * noise(BATCH, SIDE, SIDE, 3, seed=SEED + number), -1, 1)
         draws = jax.random.normal(jax.random.fold_in(key, number), (BATCH, SIDE // 2, SIDE // 2, 4))
         want = reference.step(image, np.asarray(draws), number)
         state, got = step(state, frozen, {"hr": image}, key)
