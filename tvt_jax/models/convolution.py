@@ -4,14 +4,65 @@ import jax
 import jax.numpy as jnp
 
 from tvt_jax.models.attention import target_device
+from tvt_jax.models.winograd import winograd
 
 
-def conv2d(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), **options):
-    """Convolves [B, H, W, C] with a kernel [k, k, C, O], in the dtype of x."""
+def conv2d(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1))):
+    """Convolves [B, H, W, C] with a kernel [k, k, C, O], in the dtype of x.
+
+    Args:
+      padding: zeros added on (top, bottom) and (left, right).
+    """
+    if strides == (1, 1) and padding == ((1, 1), (1, 1)) and _winograd_pays(x, kernel):
+        return _by_winograd(x, kernel.astype(x.dtype))
+    return _conv(x, kernel, strides, padding)
+
+
+def _conv(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), **options):
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
         x, kernel.astype(x.dtype), strides, padding, dimension_numbers=numbers, **options
     )
+
+
+def _winograd_pays(x, kernel):
+    """Whether a CPU computes this faster by Winograd's algorithm.
+
+    Few pixels do not pay for transforming the kernel, few channels not for transforming pixels.
+    A loop over strips would move an image that is split over devices.
+    """
+    if any(map(jax.export.is_symbolic_dim, x.shape)):
+        return False
+    batch, height, width, _ = x.shape
+    mesh = jax.sharding.get_abstract_mesh()
+    return (
+        target_device()[0] == "cpu"
+        and (mesh.empty or mesh.size == 1)
+        and x.dtype == jnp.float32
+        and kernel.shape[:2] == (3, 3)
+        and min(kernel.shape[2:]) >= 128
+        and height % 2 == width % 2 == 0
+        and batch * height * width >= 512
+    )
+
+
+@jax.custom_vjp
+def _by_winograd(x, kernel):
+    return winograd(x, kernel)
+
+
+def _winograd_forward(x, kernel):
+    return winograd(x, kernel), (x, kernel)
+
+
+def _winograd_backward(arguments, gradient):
+    x, kernel = arguments
+    of_x = conv2d(gradient, jnp.rot90(kernel, 2).swapaxes(2, 3))
+    _, of_kernel = jax.vjp(lambda kernel: _conv(x, kernel), kernel)
+    return of_x, *of_kernel(gradient)
+
+
+_by_winograd.defvjp(_winograd_forward, _winograd_backward)
 
 
 def doubled(x):
@@ -34,7 +85,7 @@ def conv_on_doubled(x, kernel):
 
 
 def _as_defined(x, kernel):
-    return conv2d(doubled(x), kernel)
+    return _conv(doubled(x), kernel)
 
 
 def _taps(kernel):
@@ -54,7 +105,7 @@ def _transposed(x, kernel):
     """As a transposed convolution, for which accelerators have programs."""
     # Written reversed: by this, compilers for GPUs know it.
     taps = jax.lax.rev(_taps(jax.lax.rev(kernel, (0, 1))).astype(x.dtype), (0, 1))
-    return conv2d(x, taps, padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
+    return _conv(x, taps, padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
 
 
 def _by_phases(x, kernel):
@@ -71,7 +122,7 @@ def _by_phases(x, kernel):
 
     def at(row, column):
         taps = _taps_that_meet(_taps_that_meet(kernel, 0, row), 1, column)
-        return conv2d(x, taps, padding=((1 - row, row), (1 - column, column)))
+        return _conv(x, taps, padding=((1 - row, row), (1 - column, column)))
 
     rows = [jnp.stack([at(row, column) for column in (0, 1)], axis=3) for row in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(x.shape[0], 2 * height, 2 * width, -1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tvt_jax.models.convolution import conv_on_doubled, doubled
+from tvt_jax.models.convolution import conv2d, conv_on_doubled, doubled
 
 
 class InitKeys:
@@ -131,13 +131,20 @@ class Conv2d(nnx.Conv):
             rngs=rngs,
         )
 
+    def __call__(self, x):
+        """Maps [B, H, W, in_features] to [B, H', W', out_features] in `dtype`."""
+        x = x.astype(self.dtype)
+        return self._biased(conv2d(x, self.kernel[...], self.strides, self.padding))
+
     def on_doubled(self, x):
         """Applies a 3x3 layer with padding 1 to x enlarged by 2: [B, h, w, in] -> [B, 2h, 2w, out].
 
         The enlargement repeats the nearest pixel.
         """
-        y = conv_on_doubled(x.astype(self.dtype), self.kernel[...])
-        return y + self.bias[...].astype(y.dtype)[None, None, None]
+        return self._biased(conv_on_doubled(x.astype(self.dtype), self.kernel[...]))
+
+    def _biased(self, y):
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)[None, None, None]
 
 
 _statistics = contextvars.ContextVar("group_norm_statistics", default=None)

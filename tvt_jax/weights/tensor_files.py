@@ -144,13 +144,19 @@ def _open_sharded(folder: Path, index_name: str) -> Tensors:
 def _open_safetensors(path: Path) -> Tensors:
     check_is_file(path)
     try:
-        file = safetensors.safe_open(path, framework="numpy")
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        with safetensors.safe_open(path, framework="numpy") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a complete safetensors file ({error}); download it again."
         ) from error
-    return Tensors(str(path), shapes, file.get_tensor)
+
+    def read(name: str) -> np.ndarray:
+        # Opened anew: what was read through one mapping counts as this process's memory.
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+
+    return Tensors(str(path), shapes, read)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
