@@ -40,13 +40,14 @@ def test_rounding_errors_are_those_of_a_convolution():
     assert errors[0] < 3 * errors[1]
 
 
-def test_gradients_through_the_convolution_that_uses_it():
+@pytest.mark.parametrize("side", [16, 4])
+def test_gradients_of_a_wide_convolution(side):
     x, kernel, weight = (
         noise(*shape, seed=i)
-        for i, shape in enumerate([(2, 16, 16, 128), (3, 3, 128, 136), (2, 16, 16, 136)])
+        for i, shape in enumerate([(2, side, side, 128), (3, 3, 128, 136), (2, side, side, 136)])
     )
     kernel /= 34  # the root of 9 x 128, so that outputs are about 1
-    assert uses_winograd(x.shape, kernel.shape)
+    assert uses_winograd(x.shape, kernel.shape) == (side == 16)
     value, pull = jax.vjp(conv2d, x, kernel)
     of_x, of_kernel = pull(weight / 16)
     torch_x, torch_kernel = nchw(x).requires_grad_(), as_torch(kernel).requires_grad_()

@@ -13,8 +13,8 @@ def conv2d(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1))):
     Args:
       padding: zeros added on (top, bottom) and (left, right).
     """
-    if strides == (1, 1) and padding == ((1, 1), (1, 1)) and _winograd_pays(x, kernel):
-        return _by_winograd(x, kernel.astype(x.dtype))
+    if strides == (1, 1) and padding == ((1, 1), (1, 1)) and _is_wide_on_cpu(x, kernel):
+        return _wide_on_cpu(x, kernel.astype(x.dtype))
     return _conv(x, kernel, strides, padding)
 
 
@@ -25,44 +25,62 @@ def _conv(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), **options):
     )
 
 
-def _winograd_pays(x, kernel):
-    """Whether a CPU computes this faster by Winograd's algorithm.
-
-    Few pixels do not pay for transforming the kernel, few channels not for transforming pixels.
-    A loop over strips would move an image that is split over devices.
-    """
-    if any(map(jax.export.is_symbolic_dim, x.shape)):
-        return False
-    batch, height, width, _ = x.shape
+def _is_wide_on_cpu(x, kernel):
+    """Whether these are a 3x3 kernel for `_wide_on_cpu` and an image on one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return (
         target_device()[0] == "cpu"
-        and (mesh.empty or mesh.size == 1)
+        and (mesh.empty or mesh.size == 1)  # strips would move an image that is split
+        and not any(map(jax.export.is_symbolic_dim, x.shape))
         and x.dtype == jnp.float32
         and kernel.shape[:2] == (3, 3)
         and min(kernel.shape[2:]) >= 128
-        and height % 2 == width % 2 == 0
-        and batch * height * width >= 512
     )
 
 
 @jax.custom_vjp
-def _by_winograd(x, kernel):
-    return winograd(x, kernel)
+def _wide_on_cpu(x, kernel):
+    """A 3x3 convolution of many channels, and its gradients, as CPUs compute them fastest."""
+    return winograd(x, kernel) if _winograd_pays(x) else _conv(x, kernel)
 
 
-def _winograd_forward(x, kernel):
-    return winograd(x, kernel), (x, kernel)
+def _winograd_pays(x):
+    # Few pixels do not pay for transforming the kernel.
+    batch, height, width, _ = x.shape
+    return height % 2 == width % 2 == 0 and batch * height * width >= 512
 
 
-def _winograd_backward(arguments, gradient):
+def _wide_forward(x, kernel):
+    return _wide_on_cpu(x, kernel), (x, kernel)
+
+
+def _wide_backward(arguments, gradient):
     x, kernel = arguments
-    of_x = conv2d(gradient, jnp.rot90(kernel, 2).swapaxes(2, 3))
+    if _winograd_pays(x):
+        of_x = winograd(gradient, kernel, transposed=True)
+    else:
+        of_x = _conv_transposed(gradient, kernel)
     _, of_kernel = jax.vjp(lambda kernel: _conv(x, kernel), kernel)
     return of_x, *of_kernel(gradient)
 
 
-_by_winograd.defvjp(_winograd_forward, _winograd_backward)
+def _conv_transposed(gradient, kernel):
+    """The gradient for x, [B, H, W, O] -> [B, H, W, C], by one product and sums of shifted images.
+
+    XLA would transpose the kernel, which takes longer than to multiply few pixels with it.
+    """
+    # Of two axes, or XLA would transpose it all the same.
+    taps = jnp.tensordot(gradient, kernel.reshape(-1, kernel.shape[3]), axes=(3, 1))
+    taps = taps.reshape(*gradient.shape[:3], *kernel.shape[:3])
+    shifts = (-1, 0, 1)
+    return sum(
+        jax.lax.pad(taps[:, :, :, i, j], 0.0, ((0, 0, 0), (dy, -dy, 0), (dx, -dx, 0), (0, 0, 0)))
+        for i, dy in enumerate(shifts)
+        for j, dx in enumerate(shifts)
+    )
+
+
+_wide_on_cpu.defvjp(_wide_forward, _wide_backward)
 
 
 def doubled(x):

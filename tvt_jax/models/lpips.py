@@ -5,6 +5,8 @@ their package `lpips`, version 0.1 of the weights. Names: `features` is torchvis
 the package's linear layers.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -34,7 +36,16 @@ class MaxPool2d(nnx.Module):
 
     def __call__(self, x):
         """Maps [B, H, W, C] to [B, (H - window) // 2 + 1, (W - window) // 2 + 1, C]."""
-        return nnx.max_pool(x, (self.window, self.window), strides=(2, 2))
+        height, width = ((side - self.window) // 2 + 1 for side in x.shape[1:3])
+        # Strided images, since the gradient of XLA's pooling is slow: it looks for positions.
+        return functools.reduce(
+            jnp.maximum,
+            (
+                x[:, top : top + 2 * height - 1 : 2, left : left + 2 * width - 1 : 2]
+                for top in range(self.window)
+                for left in range(self.window)
+            ),
+        )
 
 
 class NetLinLayer(nnx.Module):

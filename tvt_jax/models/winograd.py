@@ -11,8 +11,12 @@ import jax.numpy as jnp
 _TILES_AT_ONCE, _TILES_OF_A_STRIP = 1024, 512
 
 
-def winograd(x, kernel):
+def winograd(x, kernel, transposed=False):
     """Convolves [B, H, W, C] with [3, 3, C, O], padded by 1; H and W are even.
+
+    Args:
+      transposed: convolve [B, H, W, O] with the kernel reversed and its channels exchanged, to
+        [B, H, W, C], as the gradient of the convolution does; no array is transposed for it.
 
     Each tile of 2x2 pixels comes of 4x4 pixels. Linear combinations of these, and of the kernel's
     rows and columns, leave sixteen products of matrices. All coefficients are 0, 1, -1 and 1/2, so
@@ -21,13 +25,15 @@ def winograd(x, kernel):
     Returns: [B, H, W, O] in the dtype of x.
     """
     batch, height, width, _ = x.shape
+    inputs, outputs = (1, 0) if transposed else (0, 1)  # axes of the weights
     x, kernel = jax.lax.optimization_barrier(
         (x, kernel)
     )  # no kernel is transformed before its turn
     weights = [
-        [taps[0, 0] for taps in _combined_taps(row, axis=1)]
-        for row in _combined_taps(kernel, axis=0)
+        [taps[0, 0] for taps in _combined_taps(row, 1, transposed)]
+        for row in _combined_taps(kernel, 0, transposed)
     ]
+    channels = weights[0][0].shape[outputs]
     rows, columns = height // 2, width // 2
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = x.reshape(batch, rows + 1, 2, columns + 1, 2, -1)
@@ -35,13 +41,16 @@ def winograd(x, kernel):
     def convolved(pairs):
         """[B, n + 1, 2, columns + 1, 2, C] -> [B, 2n, W, O]."""
         products = [
-            [pixels @ weights[i][j] for j, pixels in enumerate(_combined_pixels(row, axis=2))]
+            [
+                jnp.tensordot(pixels, weights[i][j], axes=(3, inputs))
+                for j, pixels in enumerate(_combined_pixels(row, axis=2))
+            ]
             for i, row in enumerate(_combined_pixels(pairs, axis=1))
         ]
         halves = zip(*(_outputs(row) for row in products), strict=True)  # left, right pixels
         left, right = (_outputs(half) for half in halves)  # each (upper, lower)
         lines = [jnp.stack(line, axis=3) for line in zip(left, right, strict=True)]
-        return jnp.stack(lines, axis=2).reshape(batch, -1, width, kernel.shape[-1])
+        return jnp.stack(lines, axis=2).reshape(batch, -1, width, channels)
 
     if batch * rows * columns <= _TILES_AT_ONCE:
         return convolved(x)
@@ -53,13 +62,14 @@ def winograd(x, kernel):
         part = jax.lax.dynamic_slice_in_dim(x, i * strip, strip + 1, axis=1)
         return jax.lax.dynamic_update_slice_in_dim(out, convolved(part), i * 2 * strip, axis=1)
 
-    out = jnp.zeros((batch, height, width, kernel.shape[-1]), x.dtype)
+    out = jnp.zeros((batch, height, width, channels), x.dtype)
     return jax.lax.fori_loop(0, rows // strip, add_strip, out)
 
 
-def _combined_taps(kernel, axis):
+def _combined_taps(kernel, axis, is_reversed):
     """Three taps on an axis -> four arrays with one."""
-    a, b, c = (jax.lax.slice_in_dim(kernel, i, i + 1, axis=axis) for i in range(3))
+    order = (2, 1, 0) if is_reversed else (0, 1, 2)
+    a, b, c = (jax.lax.slice_in_dim(kernel, i, i + 1, axis=axis) for i in order)
     return a, (a + b + c) / 2, (a - b + c) / 2, c
 
 
