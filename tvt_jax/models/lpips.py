@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from tvt_jax.config import LPIPSConfig
+from tvt_jax.models.attention import target_device
 from tvt_jax.models.layers import Conv2d, Identity, InitKeys, remat_call
 
 # Mean and deviation of ImageNet's colours for images in [-1, 1]; [1, 1, 1, 3].
@@ -36,8 +37,10 @@ class MaxPool2d(nnx.Module):
 
     def __call__(self, x):
         """Maps [B, H, W, C] to [B, (H - window) // 2 + 1, (W - window) // 2 + 1, C]."""
+        if target_device()[0] != "cpu":
+            return nnx.max_pool(x, (self.window, self.window), strides=(2, 2))
+        # XLA's gradient of the pooling looks for positions, which takes a CPU long.
         height, width = ((side - self.window) // 2 + 1 for side in x.shape[1:3])
-        # Strided images, since the gradient of XLA's pooling is slow: it looks for positions.
         return functools.reduce(
             jnp.maximum,
             (
