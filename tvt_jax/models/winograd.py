@@ -23,15 +23,14 @@ def winograd(x, kernel, transposed=False):
     Returns: [B, H, W, O] in the dtype of x.
     """
     batch, height, width, _ = x.shape
-    x, kernel = jax.lax.optimization_barrier(
-        (x, kernel)
-    )  # no kernel is transformed before its turn
     if transposed:
         kernel = kernel[::-1, ::-1]
     weights = jnp.stack(_combined_taps(jnp.stack(_combined_taps(kernel, 0)), 1), axis=1)
     weights = weights.reshape(16, *kernel.shape[2:])
     inputs, outputs = (2, 1) if transposed else (1, 2)  # axes of the weights
     rows, columns, channels = height // 2, width // 2, weights.shape[outputs]
+    # To be written over; of a value of x, so that it is not laid out before its turn.
+    out = jnp.zeros((batch, height, width, channels), x.dtype)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = x.reshape(batch, rows + 1, 2, columns + 1, 2, -1)
 
@@ -52,8 +51,6 @@ def winograd(x, kernel, transposed=False):
         part = jax.lax.dynamic_slice_in_dim(x, i * strip, strip + 1, axis=1)
         return jax.lax.dynamic_update_slice_in_dim(out, convolved(part), i * 2 * strip, axis=1)
 
-    # To be written over; of a value of x, so that it is not laid out before its turn.
-    out = jnp.full((batch, height, width, channels), x[0, 0, 0, 0, 0, 0])
     return jax.lax.fori_loop(0, rows // strip, add_strip, out)
 
 
