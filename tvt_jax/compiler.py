@@ -13,16 +13,10 @@ def compiler_options() -> dict[str, str] | None:
     On a CPU XLA hands products of matrices and convolutions to YNNPACK. It is fast at the first,
     but packs the weights of a convolution anew at each call: where an image has few pixels beside
     its channels, that takes many times what the products take. So it gets the first only.
-
-    What depends on weights alone, as Winograd's kernels do, would all be computed first and kept
-    for its turn; programs are ordered for little memory, which takes no longer.
     """
     if jax.default_backend() != "cpu":
         return None
-    return {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
-        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-    }
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
 def compile_program(

@@ -1,5 +1,6 @@
 """VAE training: whole steps against PyTorch, what learns and what stays, and the ablations."""
 
+import copy
 import dataclasses
 import json
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from flax import nnx
 from PIL import Image
 
 from tests.support.lpips_package import reference_lpips
@@ -26,6 +28,7 @@ from tvt_jax.config import (
 from tvt_jax.errors import UserError
 from tvt_jax.models.discriminator import LeakyReLU, NLayerDiscriminator
 from tvt_jax.models.layers import InitKeys
+from tvt_jax.models.lpips import MaxPool2d, ReLU
 from tvt_jax.models.networks import abstract_network, init_network
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training.loop import train
@@ -92,6 +95,7 @@ class TorchRun:
     judge: torch.nn.Module
 
     def __post_init__(self):
+        self.lpips = without_kinks(reference_lpips("vgg16"))
         learning = self.settings.trained
         for name, parameter in self.vae.named_parameters():
             parameter.requires_grad_(name.startswith(learning))
@@ -113,7 +117,7 @@ class TorchRun:
         rec = (pixels - output).abs()
         parts["l1"] = rec.mean()
         if loss.lpips:
-            distance = reference_lpips("vgg16")(output, pixels)  # [B, 1, 1, 1]
+            distance = self.lpips(output, pixels)  # [B, 1, 1, 1]
             parts["lpips"] = distance.mean()
             rec = rec + loss.lpips * distance
         total = nll = rec.sum() / len(image)
@@ -154,18 +158,36 @@ class TorchRun:
 
 
 class Smooth(torch.nn.Module):
-    """Close to LeakyReLU 0.2, without its kink."""
+    """Close to ReLU, or LeakyReLU of a slope, without the kink."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
 
     def forward(self, x):
-        return 0.2 * x + 0.8 * torch.nn.functional.softplus(x)
+        return self.slope * x + (1 - self.slope) * torch.nn.functional.softplus(x)
 
 
-def without_kinks(judge, monkeypatch):
-    """Takes LeakyReLU out of both discriminators: near 0 its slope depends on rounding."""
-    for i, layer in enumerate(judge.main):
-        if isinstance(layer, torch.nn.LeakyReLU):
-            judge.main[i] = Smooth()
-    monkeypatch.setattr(LeakyReLU, "__call__", lambda _, x: 0.2 * x + 0.8 * jax.nn.softplus(x))
+def smooth(slope):
+    """`Smooth`, for a module here."""
+    return lambda _, x: slope * x + (1 - slope) * jax.nn.softplus(x)
+
+
+def averaged(pool, x):
+    """In the place of `MaxPool2d`, for a module here."""
+    return nnx.avg_pool(x, (pool.window, pool.window), strides=(2, 2))
+
+
+def without_kinks(network):
+    """A copy in PyTorch whose gradient no rounding turns: no ReLU, no LeakyReLU, no maxima."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, torch.nn.ReLU | torch.nn.LeakyReLU):
+                setattr(module, name, Smooth(getattr(layer, "negative_slope", 0)))
+            elif isinstance(layer, torch.nn.MaxPool2d):
+                setattr(module, name, torch.nn.AvgPool2d(layer.kernel_size, layer.stride))
+    return network
 
 
 def as_params(kind, settings, reference):
@@ -184,8 +206,10 @@ def as_params(kind, settings, reference):
 def test_whole_steps_equal_pytorch(case, tmp_path, monkeypatch):
     torch.manual_seed(0)
     vae, teacher = vae_d4(WIDTHS), torch_teacher()
-    judge = nlayer_discriminator(base=8, num_layers=2).train()
-    without_kinks(judge, monkeypatch)
+    judge = without_kinks(nlayer_discriminator(base=8, num_layers=2).train())
+    monkeypatch.setattr(LeakyReLU, "__call__", smooth(0.2))
+    monkeypatch.setattr(ReLU, "__call__", smooth(0))
+    monkeypatch.setattr(MaxPool2d, "__call__", averaged)
     vae.save_pretrained(tmp_path / "vae")
     config = VAEConfig(block_out_channels=WIDTHS, mid_block=False)
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config.to_json()))

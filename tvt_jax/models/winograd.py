@@ -30,7 +30,7 @@ def winograd(x, kernel, transposed=False):
     inputs, outputs = (2, 1) if transposed else (1, 2)  # axes of the weights
     rows, columns, channels = height // 2, width // 2, weights.shape[outputs]
     # To be written over; of a value of x, so that it is not laid out before its turn.
-    out = jnp.zeros((batch, height, width, channels), x.dtype)
+    out = jnp.full((batch, height, width, channels), x[0, 0, 0, 0])
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = x.reshape(batch, rows + 1, 2, columns + 1, 2, -1)
 
