@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from tvt_jax.benchmarks.tpu_step import tpu_devices
-from tvt_jax.compiler import compile_program, compiler_options
+from tvt_jax.compiler import compile_program
 from tvt_jax.config import CE_UNET, VAE_D4
 from tvt_jax.data.samples import PROMPT_TOKENS
 from tvt_jax.errors import UserError
@@ -102,5 +102,4 @@ def _compiled(
     context = shape((texts, PROMPT_TOKENS, CE_UNET.cross_attention_dim), unet.dtype)
     given = Statistics(*[shape((count_statistics(vae, unet),), jnp.float32)] * 2)
     lowered = lower_program(program, vae, unet, _ALPHA_BAR, batch, context, given)
-    options = compiler_options() if device.platform == "cpu" else None
-    return compile_program(lowered, what, "lower `sides` or `crops`", options)
+    return compile_program(lowered, what, "lower `sides` or `crops`")
