@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -52,6 +53,30 @@ def test_single_files(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     save(path)
     check(open_tensors(path))
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_named(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save(path)
+    tensors = open_tensors(path)
+    tensors["a.weight"]
+    safetensors.torch.save_file({"a.weight": torch.zeros(3, 4)}, tmp_path / "other")
+    (tmp_path / "other").rename(path)
+    for name in STATE:
+        with pytest.raises(UserError, match="weights.safetensors was changed while it was read"):
+            tensors[name]
+    path.unlink()
+    with pytest.raises(UserError, match="was changed"):
+        tensors["a.weight"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/maps")
+def test_what_was_read_stays_mapped_no_longer(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save(path)
+    tensors = open_tensors(path)
+    tensors["a.weight"]
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def test_old_pickles_are_read(tmp_path):

@@ -151,12 +151,27 @@ def _open_safetensors(path: Path) -> Tensors:
             f"{path} is not a complete safetensors file ({error}); download it again."
         ) from error
 
+    version = _version(path)
+
     def read(name: str) -> np.ndarray:
         # Opened anew: what was read through one mapping counts as this process's memory.
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return file.get_tensor(name)
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                tensor = file.get_tensor(name)
+            unchanged = _version(path) == version
+        except (safetensors.SafetensorError, OSError):
+            unchanged = False
+        if not unchanged:
+            raise UserError(f"{path} was changed while it was read; try again.")
+        return tensor
 
     return Tensors(str(path), shapes, read)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Differs when a file was written or replaced."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_metadata(path: Path) -> dict[str, str]:
