@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tvt_jax.config import MeshConfig
 from tvt_jax.errors import UserError
-from tvt_jax.models.attention import target_device
+from tvt_jax.models.target import target_device
 
 AXES = ("data", "fsdp")
 # Smaller arrays are copied to every device: splitting them costs more than it saves.

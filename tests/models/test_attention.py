@@ -13,6 +13,7 @@ import pytest
 from tests.support.parity import max_difference, noise
 from tvt_jax.models import attention
 from tvt_jax.models.attention import dot_product_attention
+from tvt_jax.models.target import compiling_for, target_device
 from tvt_jax.parallel import preferred_dtype
 
 TOLERANCE = 1e-5
@@ -143,18 +144,18 @@ def test_the_backend_follows_from_device_dtype_and_shape(
     monkeypatch.setattr(attention, "_pallas_flash", lambda *a: chosen.append("pallas"))
     monkeypatch.setattr(attention, "_blockwise", lambda *a: chosen.append("blockwise"))
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: chosen.append("cudnn"))
-    with attention.compiling_for(*device):
+    with compiling_for(*device):
         dot_product_attention(*[jax.ShapeDtypeStruct(shape, dtype)] * 3)
     assert chosen == [backend]
 
 
 def test_without_a_target_the_device_at_hand_decides(monkeypatch):
-    assert attention.target_device() == ("cpu", "")
+    assert target_device() == ("cpu", "")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for capability in ("9.0", "gfx90a"):
         device = types.SimpleNamespace(compute_capability=capability)
         monkeypatch.setattr(jax, "devices", lambda device=device: [device])
-        assert attention.target_device() == ("gpu", "9.0" if capability == "9.0" else "")
+        assert target_device() == ("gpu", "9.0" if capability == "9.0" else "")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_without_a_target_the_device_at_hand_decides(monkeypatch):
     ids=str,
 )  # fmt: skip
 def test_the_preferred_dtype_is_one_that_the_device_has(device, dtype):
-    with attention.compiling_for(*device):
+    with compiling_for(*device):
         assert preferred_dtype() == dtype
 
 
@@ -175,7 +176,7 @@ def test_an_accelerator_computes_several_heads_at_a_time():
     def loss(backend, query):
         return jnp.sum(dot_product_attention(query, *qkv[1:], backend=backend) ** 2)
 
-    with attention.compiling_for("gpu", "7.5"):
+    with compiling_for("gpu", "7.5"):
         got = dot_product_attention(*qkv, backend="blockwise")
         gradient = jax.grad(lambda query: loss("blockwise", query))(qkv[0])
     assert max_difference(got, reference(*qkv)) < TOLERANCE

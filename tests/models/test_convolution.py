@@ -12,10 +12,10 @@ from flax import nnx
 from tests.support.parity import BLOCK_TOLERANCE, max_difference, nchw, nhwc, noise
 from tvt_jax.benchmarks.complexity import multiply_adds
 from tvt_jax.config import LoRAConfig
-from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.convolution import conv_on_doubled
 from tvt_jax.models.layers import InitKeys, Upsample2D
 from tvt_jax.models.lora import add_lora
+from tvt_jax.models.target import compiling_for
 
 
 def torch_conv_on_doubled(x, kernel):

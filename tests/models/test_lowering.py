@@ -13,8 +13,8 @@ from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from tvt_jax.config import RAM_SWIN_LARGE, SD21_TEXT_ENCODER, UNETS, VAES
-from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.networks import abstract_network
+from tvt_jax.models.target import compiling_for
 from tvt_jax.parallel import preferred_dtype
 
 TARGETS = {"T4": ("gpu", "7.5"), "A100": ("gpu", "8.0"), "H100": ("gpu", "9.0"), "TPU": ("tpu", "")}

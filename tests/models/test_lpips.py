@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from tests.support.lpips_package import reference_lpips
 from tests.support.parity import max_difference, nchw, nhwc, noise
 from tvt_jax.config import LPIPS_NETS, LPIPSConfig
 from tvt_jax.models.layers import InitKeys
-from tvt_jax.models.lpips import LPIPS, _unit
+from tvt_jax.models.lpips import LPIPS, MaxPool2d, _unit
 from tvt_jax.models.networks import abstract_network
+from tvt_jax.models.target import compiling_for
 from tvt_jax.weights.lpips import load_lpips
 
 TOLERANCE = 1e-5  # on distances of about 0.5
@@ -123,3 +125,19 @@ def test_images_that_are_too_small(net, side):
     assert distance(side).shape == (1,)
     with pytest.raises(ValueError, match=f"{side - 1}x{side - 1} px are too small"):
         distance(side - 1)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("window", [2, 3])
+def test_pooling_and_its_gradient(platform, window):
+    """On a CPU it is computed in another way; sides may be odd."""
+    x, weight = noise(2, 9, 12, 5), noise(2, (9 - window) // 2 + 1, (12 - window) // 2 + 1, 5)
+    with compiling_for(platform):
+        value, pull = jax.vjp(MaxPool2d(window), x)
+    torch_x = nchw(x).requires_grad_()
+    want = torch.nn.functional.max_pool2d(torch_x, window, 2)
+    want.backward(nchw(weight))
+    np.testing.assert_array_equal(value, nhwc(want.detach()))
+    assert (
+        max_difference(pull(weight)[0], nhwc(torch_x.grad)) < 1e-6
+    )  # of overlapping windows: sums

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.support.parity import BLOCK_TOLERANCE, max_difference, nchw, nhwc, noise
-from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.convolution import conv2d
+from tvt_jax.models.target import compiling_for
 from tvt_jax.models.winograd import winograd
 
 

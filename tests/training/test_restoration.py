@@ -52,8 +52,8 @@ from tvt_jax.config import (
 from tvt_jax.data.samples import Collate, heldout_samples
 from tvt_jax.errors import UserError
 from tvt_jax.inference.upscaler import Upscaler
-from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.networks import init_network
+from tvt_jax.models.target import compiling_for
 from tvt_jax.parallel import make_mesh
 from tvt_jax.training import loop
 from tvt_jax.training.loop import train

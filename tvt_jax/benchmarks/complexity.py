@@ -19,8 +19,8 @@ from tvt_jax.config import (
     UNetConfig,
     VAEConfig,
 )
-from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.networks import abstract_network
+from tvt_jax.models.target import compiling_for
 
 _TEXT_TOKENS = 77
 _IMAGE = 512

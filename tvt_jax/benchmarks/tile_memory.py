@@ -29,8 +29,8 @@ from tvt_jax.inference.tile_programs import (
     sample_statistics,
 )
 from tvt_jax.inference.tiling import SAMPLE_CROP
-from tvt_jax.models.attention import compiling_for
 from tvt_jax.models.networks import Network, abstract_network
+from tvt_jax.models.target import compiling_for
 
 _ALPHA_BAR = 0.5  # any: memory does not depend on it
 

@@ -15,7 +15,7 @@ from tvt_jax.benchmarks.stand_ins import batch_shapes, stand_in_vae, with_stand_
 from tvt_jax.compiler import compile_program
 from tvt_jax.config import TrainConfig
 from tvt_jax.errors import UserError
-from tvt_jax.models.attention import compiling_for
+from tvt_jax.models.target import compiling_for
 from tvt_jax.parallel import batch_sharding, make_mesh, on_every_device, state_shardings
 from tvt_jax.training.program import make_stage
 from tvt_jax.training.stage import Stage, Tree

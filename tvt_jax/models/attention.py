@@ -4,13 +4,13 @@ At the latent resolution of VAE-D4 a 512 px image has 16,384 tokens. Their score
 5 GiB for five heads in float32, so every backend used for long sequences works in blocks.
 """
 
-import contextlib
-import contextvars
 import math
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+
+from tvt_jax.models.target import target_device
 
 # Up to this many scores per head (8 MiB) the plain formula is as fast as any: self-attention of
 # 1,448 tokens, or cross-attention of 16,384 tokens to 77 of text.
@@ -27,23 +27,6 @@ _FLASH_LENGTH_MULTIPLE = 128
 _FLASH_BLOCK = 512
 
 BACKENDS = ("auto", "plain", "blockwise", "cudnn", "pallas")
-_target = contextvars.ContextVar("target", default=None)
-
-
-@contextlib.contextmanager
-def compiling_for(platform, compute_capability=""):
-    """Context in which "auto" picks for this platform instead of the default one.
-
-    Args:
-      platform: "cpu", "gpu", "tpu"; or "none" for a program that is only inspected: the plain
-        formula everywhere.
-      compute_capability: of an NVIDIA GPU, "8.0"; empty for other devices.
-    """
-    token = _target.set((platform, compute_capability))
-    try:
-        yield
-    finally:
-        _target.reset(token)
 
 
 def dot_product_attention(query, key, value, *, causal=False, backend="auto"):
@@ -86,16 +69,6 @@ def suitable_backend(query_shape, num_keys, dtype):
     if platform == "gpu" and _fits_cudnn(dtype, width, compute_capability):
         return "cudnn"
     return "pallas" if platform == "tpu" else "blockwise"
-
-
-def target_device():
-    """The device that is compiled for: (platform, compute capability of an NVIDIA GPU or "")."""
-    if _target.get():
-        return _target.get()
-    platform = jax.default_backend()
-    # AMD's GPUs have names such as "gfx90a".
-    capability = getattr(jax.devices()[0], "compute_capability", "") if platform == "gpu" else ""
-    return platform, capability if capability.replace(".", "").isdigit() else ""
 
 
 def _fits_plain(batch, scores_per_sample):

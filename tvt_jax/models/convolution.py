@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from tvt_jax.models.attention import target_device
+from tvt_jax.models.target import target_device
 from tvt_jax.models.winograd import winograd
 
 

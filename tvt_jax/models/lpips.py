@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from tvt_jax.config import LPIPSConfig
-from tvt_jax.models.attention import target_device
 from tvt_jax.models.layers import Conv2d, Identity, InitKeys, remat_call
+from tvt_jax.models.target import target_device
 
 # Mean and deviation of ImageNet's colours for images in [-1, 1]; [1, 1, 1, 3].
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)[None, None, None]
@@ -41,14 +41,9 @@ class MaxPool2d(nnx.Module):
             return nnx.max_pool(x, (self.window, self.window), strides=(2, 2))
         # XLA's gradient of the pooling looks for positions, which takes a CPU long.
         height, width = ((side - self.window) // 2 + 1 for side in x.shape[1:3])
-        return functools.reduce(
-            jnp.maximum,
-            (
-                x[:, top : top + 2 * height - 1 : 2, left : left + 2 * width - 1 : 2]
-                for top in range(self.window)
-                for left in range(self.window)
-            ),
-        )
+        shifts = [(dy, dx) for dy in range(self.window) for dx in range(self.window)]
+        strided = (x[:, dy::2, dx::2][:, :height, :width] for dy, dx in shifts)
+        return functools.reduce(jnp.maximum, strided)
 
 
 class NetLinLayer(nnx.Module):

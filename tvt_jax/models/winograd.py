@@ -29,7 +29,7 @@ def winograd(x, kernel, transposed=False):
     weights = weights.reshape(16, *kernel.shape[2:])
     inputs, outputs = (2, 1) if transposed else (1, 2)  # axes of the weights
     rows, columns, channels = height // 2, width // 2, weights.shape[outputs]
-    # To be written over; of a value of x, so that it is not laid out before its turn.
+    # To be written over. Of a value of x, since XLA for CPUs allots a constant before all else.
     out = jnp.full((batch, height, width, channels), x[0, 0, 0, 0])
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = x.reshape(batch, rows + 1, 2, columns + 1, 2, -1)

@@ -25,8 +25,8 @@ from tvt_jax.config import RestorationTrainConfig
 from tvt_jax.conversion.latent_channels import inverse_interpolation
 from tvt_jax.diffusion import ONE_STEP_TIMESTEP, add_noise, alphas_cumprod, predict_clean
 from tvt_jax.losses import denoising_loss, restoration_loss, vsd_loss
-from tvt_jax.models.attention import target_device
 from tvt_jax.models.networks import abstract_network
+from tvt_jax.models.target import target_device
 from tvt_jax.restoration import restore
 from tvt_jax.text import load_text
 from tvt_jax.training.restoration_networks import (
