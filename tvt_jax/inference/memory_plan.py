@@ -56,7 +56,8 @@ def memory_need(vae: VAEConfig, platform: str, devices: int = 1) -> MemoryNeed:
     """What the widest part takes of a device, the decoder at full resolution.
 
     The compiler's scratch is about 20 bytes a pixel and channel. On a CPU half as much comes on
-    top, and a 3 x 3 convolution lays out its windows, which `memory_analysis` does not count.
+    top, and a 3 x 3 convolution, where it is not Winograd's, lays out its windows, which
+    `memory_analysis` does not count.
 
     Args:
       vae: its two widest levels count.
